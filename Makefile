@@ -1,0 +1,50 @@
+# Everything a newcomer runs. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench soak lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready ## create .venv with everything, and .venv/bin/sekisho
+
+$(VENV)/.ready: requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## broker, simulated data centre, workers, lake and findings, in under three minutes
+	$(BIN)/sekisho demo
+
+test: setup ## all tests; what an optional part is missing for is skipped with its reason
+	$(BIN)/python -m pytest
+
+lint: setup ## formatting, lint, strict types, rule corpus
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/sekisho rules lint
+
+format: setup ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+soak: setup ## a million events through real Kafka under twenty kills (about half an hour)
+	$(BIN)/python -m tests.soak
+
+bench: $(VENV)/.bench ## throughput beside a tutorial Faust agent and a Quix Streams app
+	$(BIN)/python -m benchmarks
+
+$(VENV)/.bench: setup requirements/bench.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $@
+
+lock: setup ## resolve the dependencies again (with hashes, without index addresses)
+	for extra in runtime dev bench; do $(BIN)/python deploy/lock.py $$extra; done
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build ./*.egg-info

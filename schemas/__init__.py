@@ -1,0 +1,1 @@
+"""What records look like, and how foreign logs map onto them."""

@@ -1,0 +1,1 @@
+"""Where results go: the lake, the findings topic, metrics."""

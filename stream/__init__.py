@@ -1,0 +1,1 @@
+"""The running processor: fetch, decode, join, judge, land; and the command line."""

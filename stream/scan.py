@@ -1,0 +1,152 @@
+"""`sekisho scan`: the worker's pipeline over files, without Kafka (contract section 6)."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rules.judge import Judge
+from rules.pipeline import Landing, admit_references, judge_events
+from rules.references import References
+from schemas.errors import SekishoError, UsageError
+from schemas.events import EVENTS
+from schemas.record import Record
+from schemas.reference import REFERENCES
+from schemas.tables import FETCHED
+from sinks.lake import Lake
+
+BATCH_BYTES = 16 << 20
+COMMIT_BYTES = 256 << 20
+PARTITION = 0
+
+
+@dataclass
+class Summary:
+    """What a scan did: counts by stream, and findings by rule id."""
+
+    read: dict[str, int] = field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)
+    duplicates: dict[str, int] = field(default_factory=dict)
+    findings: dict[str, int] = field(default_factory=dict)
+
+    def add(self, landing: Landing) -> None:
+        name = landing.record.name
+        rejected = landing.raw.num_rows - landing.typed.num_rows - landing.duplicates
+        self.read[name] = self.read.get(name, 0) + landing.raw.num_rows
+        self.rejected[name] = self.rejected.get(name, 0) + rejected
+        self.duplicates[name] = self.duplicates.get(name, 0) + landing.duplicates
+        for counted in landing.findings.column("rule_id").value_counts().to_pylist():
+            rule = counted["values"]
+            self.findings[rule] = self.findings.get(rule, 0) + counted["counts"]
+
+
+def scan(
+    source: Path,
+    lake: Path,
+    judge: Judge,
+    until: int | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Summary:
+    """Judge the NDJSON files of `source` into a new lake.
+
+    `until` (µs UTC) is the last tick's time: an event's stand-in for broker time is the lesser of its own
+    time and this. `progress` is told the bytes read as they are read.
+
+    Raises:
+        UsageError: `source` is no folder, or the lake already holds records.
+        SekishoError: a file could not be read, or the lake not written.
+    """
+    if not source.is_dir():
+        raise UsageError(f"{source} is not a folder; give one that holds allocation.ndjson, party.ndjson, …")
+    target = Lake.open(lake)
+    if not target.is_empty():
+        raise UsageError(f"{lake} already holds records; scan into a new lake")
+    references = References()
+    summary = Summary()
+    for record in (*REFERENCES.values(), *EVENTS.values()):
+        file = source / f"{record.name}.ndjson"
+        if file.exists():
+            _land_file(file, record, target, references, judge, until, summary, progress)
+    return summary
+
+
+def _land_file(
+    file: Path,
+    record: Record,
+    lake: Lake,
+    references: References,
+    judge: Judge,
+    until: int | None,
+    summary: Summary,
+    progress: Callable[[int], None],
+) -> None:
+    transaction, start, read = None, 0, 0
+    for fetched in fetch(file, record):
+        progress(pc.sum(pc.binary_length(fetched.column("value"))).as_py() or 0)
+        if record.is_event:
+            landing = judge_events(record, fetched, references, judge, until)
+        else:
+            landing = admit_references(record, fetched, references, keyed=False)
+            references.add(record, landing.typed)
+        read += fetched.num_rows
+        if not record.is_event:
+            references.note_read(record.topic, PARTITION, read)
+        summary.add(landing)
+        if transaction is None:
+            transaction = lake.begin(datetime.now(UTC))
+        transaction.append(landing)
+        if transaction.bytes >= COMMIT_BYTES:
+            transaction.commit({(record.topic, PARTITION): (start, read)}, references.known)
+            transaction, start = None, read
+    if transaction is not None:
+        transaction.commit({(record.topic, PARTITION): (start, read)}, references.known)
+
+
+def fetch(file: Path, record: Record) -> Iterator[pa.RecordBatch]:
+    """The file's lines as FETCHED batches of some BATCH_BYTES: partition 0, offset the line number.
+
+    Only LF ends a line and nothing follows the last; broker time, key and headers are null.
+    """
+    offset = 0
+    try:
+        with file.open("rb") as stream:
+            while chunk := stream.read(BATCH_BYTES):
+                if not chunk.endswith(b"\n"):
+                    chunk += stream.readline()
+                values = _lines(chunk)
+                yield _fetched(record.topic, offset, values)
+                offset += len(values)
+    except OSError as error:
+        raise SekishoError(f"cannot read {file}: {error.strerror}") from error
+
+
+def _lines(chunk: bytes) -> pa.BinaryArray:
+    buffer = np.frombuffer(chunk, np.uint8)
+    ends = np.flatnonzero(buffer == ord("\n"))
+    if not chunk.endswith(b"\n"):
+        ends = np.append(ends, len(chunk))
+    # Arrow's offsets cannot skip bytes, so the line feeds are taken out of the buffer.
+    offsets = np.zeros(len(ends) + 1, np.int32)
+    offsets[1:] = ends - np.arange(len(ends))
+    kept = np.ones(len(chunk), bool)
+    kept[ends[ends < len(chunk)]] = False
+    return pa.BinaryArray.from_buffers(
+        pa.binary(), len(ends), [None, pa.py_buffer(offsets), pa.py_buffer(buffer[kept])]
+    )
+
+
+def _fetched(topic: str, offset: int, values: pa.BinaryArray) -> pa.RecordBatch:
+    rows = len(values)
+    columns = {
+        "topic": pa.repeat(topic, rows),
+        "partition": pa.repeat(pa.scalar(PARTITION, pa.int32()), rows),
+        "offset": pa.array(np.arange(offset, offset + rows)),
+        "value": values,
+    }
+    return pa.RecordBatch.from_arrays(
+        [columns.get(f.name, pa.nulls(rows, f.type)) for f in FETCHED], schema=FETCHED
+    )

@@ -1,0 +1,227 @@
+"""A Faust transport that delivers whole fetches and starts where the lake ends.
+
+Differences to Faust's own: an agent gets one `Fetch` per partition and fetch; records of aborted
+transactions are not delivered; offsets come from the app's `PositionOwner` instead of the consumer group;
+every seek starts a new *epoch* that is stamped on what is fetched after it, so that the owner can tell
+stale fetches.
+
+This rests on private names of the pinned Faust (`FAUST_HOOKS`); `new_app` fails loudly when one has moved.
+"""
+
+import inspect
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+import faust
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage
+from mode import CrashingSupervisor
+
+from stream.fetches import COLUMNS, Fetch, install
+
+FAUST_HOOKS: dict[Any, dict[str, tuple[str, ...]]] = {
+    driver.Consumer: {
+        "_new_consumer_thread": ("self",),
+        "_to_message": ("self", "tp", "record"),
+        "perform_seek": ("self",),
+    },
+    driver.AIOKafkaConsumerThread: {
+        "_create_worker_consumer": ("self", "transport"),
+        "_fetch_records": ("self", "consumer", "active_partitions", "timeout", "max_records"),
+        "call_thread": ("self", "fun", "args", "kwargs"),
+    },
+}
+"""Private methods of Faust that are overridden or called, with their parameters."""
+
+CONSUMER_HOOKS = ("_key_deserializer", "_isolation_level", "_auto_offset_reset")
+"""Private attributes of aiokafka's consumer that are set before it starts."""
+
+
+class PositionOwner(Protocol):
+    """Who knows where each partition is to be read from."""
+
+    def seeking(self) -> AbstractAsyncContextManager[None]:
+        """Held while positions are looked up and sought; what was fetched and not landed is dropped."""
+
+    async def positions(
+        self, first: Mapping[TopicPartition, int], end: Mapping[TopicPartition, int]
+    ) -> Mapping[TopicPartition, int]:
+        """The next offset to read of each partition assigned, given its log's first and end offset."""
+
+    def begin(self, epoch: int, positions: Mapping[TopicPartition, int]) -> None:
+        """From here on only fetches of this epoch count; called before the consumer seeks."""
+
+    def failed(self, error: BaseException) -> None:
+        """The lookup or the seek failed; Faust itself would go on."""
+
+
+class NoReadOffsets(dict[TP, int | None]):
+    """Faust drops what lies below these offsets, which fetches from before a seek can have raised."""
+
+    def __getitem__(self, key: TP) -> None:
+        return None
+
+    def __setitem__(self, key: TP, value: int | None) -> None:
+        pass
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """The thread in which aiokafka runs. `epoch` is read and written in this thread only."""
+
+    epoch = 0
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        assert all(hasattr(consumer, name) for name in CONSUMER_HOOKS), "aiokafka's consumer has changed"
+        consumer._key_deserializer = COLUMNS
+        # Faust hard-codes read_uncommitted, which would land aborted records.
+        consumer._isolation_level = "read_committed"
+        # Without this an offset outside the log silently becomes its start.
+        consumer._auto_offset_reset = "none"
+        return consumer
+
+    async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
+        records = await super()._fetch_records(*args, **kwargs)
+        # No other task ran between draining the fetcher and here: the epoch is that of the records.
+        for fetches in records.values():
+            for fetch in fetches:
+                fetch.epoch = self.epoch
+        return records
+
+    async def seek_epoch(self, epoch: int, positions: Mapping[TopicPartition, int]) -> None:
+        """Seek every partition, and stamp what is fetched from here on with the epoch."""
+        await self.call_thread(self._seek_epoch, epoch, positions)
+
+    async def _seek_epoch(self, epoch: int, positions: Mapping[TopicPartition, int]) -> None:
+        consumer = self._ensure_consumer()
+        self.epoch = epoch
+        for tp, offset in positions.items():
+            if tp in consumer.assignment():  # else a rebalance came between: it brings its own seek
+                consumer.seek(tp, offset)
+
+    async def log_ends(self, tps: set[TopicPartition]) -> tuple[dict[TopicPartition, int], ...]:
+        """First offset and end offset (of what is committed) of each partition."""
+        consumer = self._ensure_consumer()
+        first = await self.call_thread(consumer.beginning_offsets, list(tps))
+        end = await self.call_thread(consumer.end_offsets, list(tps))
+        return first, end
+
+    async def courtesy_commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Tell the consumer group where the lake stands, for lag monitors; nothing depends on it.
+
+        Raises whatever aiokafka raises.
+        """
+        consumer = self._ensure_consumer()
+        mine = consumer.assignment()
+        committed = {tp: OffsetAndMetadata(offset, "") for tp, offset in offsets.items() if tp in mine}
+        if committed:
+            await self.call_thread(consumer.commit, committed)
+
+
+class Consumer(driver.Consumer):
+    """Faust's consumer with positions from the app's `owner`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._read_offset = NoReadOffsets()
+        self._epochs = 0
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    def _to_message(self, tp: TP, record: Fetch) -> ConsumerMessage:
+        return ConsumerMessage(
+            record.topic,
+            record.partition,
+            record.start,
+            0.0,
+            0,
+            None,
+            None,
+            record,
+            None,
+            tp=tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    async def perform_seek(self) -> None:
+        """Seek to where the lake ends. Faust calls this after every rebalance, the owner after a conflict."""
+        owner: PositionOwner = self.app.owner
+        try:
+            async with owner.seeking():
+                tps = {TopicPartition(tp.topic, tp.partition) for tp in self.assignment()}
+                first, end = await self._thread.log_ends(tps) if tps else ({}, {})
+                positions = await owner.positions(first, end)
+                self._epochs += 1
+                owner.begin(self._epochs, positions)
+                await self._thread.seek_epoch(self._epochs, positions)
+        except Exception as error:
+            owner.failed(error)
+            raise
+
+    async def courtesy_commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        await self._thread.courtesy_commit(offsets)
+
+    async def commit(self, *args: Any, **kwargs: Any) -> bool:
+        """Faust's own commits do nothing: acks are off, and its arithmetic has holes."""
+        return False
+
+
+class Transport(driver.Transport):
+    Consumer = Consumer
+
+
+class App(faust.App):
+    """A Faust app whose positions belong to an owner."""
+
+    owner: PositionOwner
+
+
+def new_app(owner: PositionOwner, group: str, brokers: list[str], **settings: Any) -> App:
+    """A Faust app on the whole-fetch transport. Agents on its topics get `Fetch` values.
+
+    `settings` are Faust's. Raises RuntimeError when a private hook of Faust or aiokafka has moved.
+    """
+    install()
+    check_hooks()
+    app = App(
+        group,
+        broker=[f"kafka://{address}" for address in brokers],
+        agent_supervisor=CrashingSupervisor,
+        autodiscover=False,
+        broker_max_poll_records=None,
+        consumer_auto_offset_reset="earliest",
+        processing_guarantee="at_least_once",
+        store="memory://",
+        stream_buffer_maxsize=4,
+        stream_wait_empty=False,
+        table_standby_replicas=0,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        value_serializer="raw",
+        web_enabled=False,
+        web_tables_enabled=False,
+        **settings,
+    )
+    app.owner = owner
+    app.transport = Transport(app.conf.broker_consumer, app)
+    return app
+
+
+def fetch_topic(app: App, name: str) -> Any:
+    """A Faust topic whose values are fetches: no acks, no decoding."""
+    return app.topic(name, acks=False, value_serializer="raw", key_serializer="raw", internal=False)
+
+
+def check_hooks() -> None:
+    """Raise RuntimeError when a private name of Faust is not what this module was written against."""
+    for owner, names in FAUST_HOOKS.items():
+        for name, parameters in names.items():
+            found = getattr(owner, name, None)
+            if found is None or tuple(inspect.signature(found).parameters) != parameters:
+                raise RuntimeError(f"{owner.__name__}.{name} of Faust has changed: adapt stream/transport.py")

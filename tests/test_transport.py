@@ -1,0 +1,258 @@
+"""The whole-fetch transport against Apache Kafka: what arrives, what is left out, where it starts."""
+
+import asyncio
+import contextlib
+import itertools
+import random
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.consumer import fetcher
+from faust.transport.drivers import aiokafka as driver
+
+from deploy.local_kafka import LocalKafka
+from schemas.tables import FETCHED
+from stream import fetches, transport
+from stream.fetches import COLUMNS, Fetch, to_arrow
+from stream.transport import fetch_topic, new_app
+
+BAD_KEY = b"\xff\xfe"
+
+
+@dataclass
+class Reader:
+    """The smallest owner of positions: starts where it is told and keeps what it is given."""
+
+    starts: dict[TopicPartition, int] = field(default_factory=dict)
+    epoch: int = 0
+    seeks: int = 0
+    fetches: list[Fetch] = field(default_factory=list)
+    error: BaseException | None = None
+
+    @contextlib.asynccontextmanager
+    async def seeking(self) -> AsyncIterator[None]:
+        yield
+
+    async def positions(
+        self, first: Mapping[TopicPartition, int], end: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, int]:
+        return {tp: self.starts.get(tp, offset) for tp, offset in first.items()}
+
+    def begin(self, epoch: int, positions: Mapping[TopicPartition, int]) -> None:
+        self.epoch, self.seeks = epoch, self.seeks + 1
+        self.fetches.clear()
+
+    def failed(self, error: BaseException) -> None:
+        self.error = error
+
+
+async def read(
+    kafka: LocalKafka, topic: str, until: int, starts: dict[int, int] | None = None
+) -> list[Fetch]:
+    """Everything of a topic up to the sum of end offsets `until`, through a Faust agent."""
+    owner = Reader({TopicPartition(topic, number): at for number, at in (starts or {}).items()})
+    app = new_app(owner, f"test-{random.random()}", [kafka.bootstrap])
+    done = asyncio.Event()
+
+    @app.agent(fetch_topic(app, topic))
+    async def collect(stream: Any) -> None:
+        async for fetch in stream:
+            if fetch.epoch == owner.epoch:
+                owner.fetches.append(fetch)
+            if sum(ends(owner.fetches).values()) >= until:
+                done.set()
+
+    async with app:
+        await asyncio.wait_for(done.wait(), 30)
+    assert owner.error is None
+    return owner.fetches
+
+
+def ends(fetched: list[Fetch]) -> dict[int, int]:
+    return {fetch.partition: fetch.end for fetch in fetched}
+
+
+async def send(kafka: LocalKafka, topic: str, records: list[tuple[Any, ...]], partition: int = 0) -> None:
+    """Send (key, value) or (key, value, headers) tuples, each batch of them in order."""
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        for key, value, *headers in records:
+            await producer.send(topic, value, key, partition, headers=headers[0] if headers else None)
+
+
+async def send_bytes_header(kafka: LocalKafka, topic: str) -> None:
+    """A header key that is not UTF-8, which no Python client can write as text."""
+    from kafka import KafkaProducer
+
+    class Key(str):
+        def encode(self, *_: Any, **__: Any) -> bytes:
+            return BAD_KEY
+
+    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap)
+    producer.send(topic, b"bad header", partition=0, headers=[(Key("xx"), b"1"), ("good", b"2")]).get(10)
+    producer.close()
+
+
+def test_keys_values_and_headers_arrive_as_sent(kafka: LocalKafka) -> None:
+    kafka.create_topics({"t.plain": 2})
+    records = [(b"k", b"v"), (None, b"v"), (b"k", None), (b"", b""), (b"h", b"v", [("a", b"1"), ("a", b"")])]
+
+    async def run() -> list[Fetch]:
+        await send(kafka, "t.plain", records)
+        await send(kafka, "t.plain", [(b"%d" % n, b"x") for n in range(3000)], 1)
+        return await read(kafka, "t.plain", 3005)
+
+    fetched = asyncio.run(run())
+    batch = to_arrow([fetch for fetch in fetched if fetch.partition == 0], {"t.plain": "id"})
+    assert batch.schema == FETCHED
+    batch.validate(full=True)
+    assert batch["key"].to_pylist() == [b"k", None, b"k", b"", b"h"]
+    assert batch["value"].to_pylist() == [b"v", b"v", None, b"", b"v"]
+    assert batch["headers"].to_pylist() == [None] * 4 + [
+        [{"key": "a", "value": b"1"}, {"key": "a", "value": b""}]
+    ]
+    assert batch["offset"].to_pylist() == [0, 1, 2, 3, 4]
+    assert set(batch["topic_id"].to_pylist()) == {"id"}
+    assert batch["broker_time"].null_count == 0
+    many = to_arrow([fetch for fetch in fetched if fetch.partition == 1], {})
+    assert many["key"].to_pylist() == [b"%d" % n for n in range(3000)]
+    assert many["partition"].to_pylist() == [1] * 3000
+    assert many["topic_id"].null_count == 3000
+
+
+def test_a_header_key_that_is_not_utf8_is_no_poison(kafka: LocalKafka) -> None:
+    kafka.create_topics({"t.header": 1})
+
+    async def run() -> list[Fetch]:
+        await send(kafka, "t.header", [(b"1", b"before")])
+        await send_bytes_header(kafka, "t.header")
+        await send(kafka, "t.header", [(b"3", b"after")])
+        return await read(kafka, "t.header", 3)
+
+    batch = to_arrow(asyncio.run(run()), {})
+    assert batch["value"].to_pylist() == [b"before", b"bad header", b"after"]
+    assert batch["headers"][1].as_py() == [
+        {"key": r"\xff\xfe", "value": b"1"},
+        {"key": "good", "value": b"2"},
+    ]
+
+
+def test_aborted_records_and_markers_are_holes(kafka: LocalKafka) -> None:
+    kafka.create_topics({"t.transactions": 1})
+
+    async def run() -> list[Fetch]:
+        async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id="t") as producer:
+            for number in range(6):
+                await producer.begin_transaction()
+                for _ in range(2):
+                    await producer.send_and_wait("t.transactions", b"%d" % number, partition=0)
+                if number % 3 == 1:
+                    await producer.abort_transaction()
+                else:
+                    await producer.commit_transaction()
+        return await read(kafka, "t.transactions", 18)
+
+    fetched = asyncio.run(run())
+    values = [value for fetch in fetched for value in fetch.values]
+    assert values == [b"0", b"0", b"2", b"2", b"3", b"3", b"5", b"5"]
+    missing = {offset for fetch in fetched for start, end in fetch.holes for offset in range(start, end)}
+    landed = {offset for fetch in fetched for offset in fetch.offsets}
+    assert landed | missing == set(range(18))
+    assert not landed & missing
+    assert all(left.end == right.start for left, right in itertools.pairwise(fetched))
+
+
+def test_reading_starts_inside_a_record_batch(kafka: LocalKafka) -> None:
+    kafka.create_topics({"t.middle": 1})
+
+    async def run() -> list[Fetch]:
+        async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, linger_ms=500) as producer:
+            for number in range(100):
+                await producer.send("t.middle", b"%d" % number, partition=0)
+        return await read(kafka, "t.middle", 100, starts={0: 37})
+
+    fetched = asyncio.run(run())
+    assert fetched[0].start == 37
+    assert [value for fetch in fetched for value in fetch.values] == [b"%d" % n for n in range(37, 100)]
+    assert [fetch.holes for fetch in fetched] == [[] for _ in fetched]
+
+
+def test_compaction_leaves_holes(kafka: LocalKafka) -> None:
+    compact = {
+        "cleanup.policy": "compact",
+        "segment.ms": "100",
+        "segment.bytes": str(1 << 20),
+        "min.cleanable.dirty.ratio": "0.0",
+        "max.compaction.lag.ms": "100",
+    }
+    kafka.create_topics({"t.compact": 1}, compact)
+
+    async def run() -> list[Fetch]:
+        total = 0
+        for _ in range(40):  # until the cleaner has been there
+            await send(kafka, "t.compact", [(b"same", b"%d" % n) for n in range(5)])
+            total += 5
+            fetched = await read(kafka, "t.compact", total)
+            if any(fetch.holes for fetch in fetched):
+                break
+            await asyncio.sleep(0.5)
+        return fetched
+
+    fetched = asyncio.run(run())
+    assert any(fetch.holes for fetch in fetched)
+    assert fetched[0].start == 0
+    covered = sum(len(fetch) + sum(end - start for start, end in fetch.holes) for fetch in fetched)
+    assert covered == fetched[-1].end
+
+
+def test_other_consumers_are_left_alone(kafka: LocalKafka) -> None:
+    kafka.create_topics({"t.other": 1})
+    fetches.install()
+
+    async def run() -> Any:
+        await send(kafka, "t.other", [(b"k", b"v")])
+        consumer = AIOKafkaConsumer(
+            "t.other", bootstrap_servers=kafka.bootstrap, auto_offset_reset="earliest"
+        )
+        async with consumer:
+            return await asyncio.wait_for(consumer.getone(), 20)
+
+    record = asyncio.run(run())
+    assert (record.key, record.value, record.offset) == (b"k", b"v", 0)
+
+
+@pytest.mark.parametrize("name", ["_fetch_records", "_create_worker_consumer", "call_thread"])
+def test_a_moved_hook_of_faust_fails_loudly(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    transport.check_hooks()
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, name, lambda self, other: None)
+    with pytest.raises(RuntimeError, match=name):
+        transport.check_hooks()
+
+
+def test_a_moved_hook_of_aiokafka_fails_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetcher, "PartitionRecords", lambda tp, records: None)
+    with pytest.raises(RuntimeError, match="PartitionRecords"):
+        fetches.install()
+
+
+def test_holes_are_what_no_record_covers() -> None:
+    fetch = Fetch("t", 0, 5, 20, offsets=[7, 8, 12])
+    assert fetch.holes == [(5, 7), (9, 12), (13, 20)]
+    assert Fetch("t", 0, 5, 8, offsets=[5, 6, 7]).holes == []
+    assert Fetch("t", 0, 5, 8).holes == [(5, 8)]
+
+
+def test_times_outside_the_calendar_become_null() -> None:
+    stamps = [None, -5, 0, 253_402_300_799_999, 253_402_300_800_000, 2**63 - 1]
+    n = len(stamps)
+    fetch = Fetch("t", 0, 0, n, list(range(n)), [None] * n, [b"x"] * n, stamps, [None] * n)
+    times = to_arrow([fetch], {})["broker_time"].cast(pa.int64()).to_pylist()
+    assert times == [None, None, 0, 253_402_300_799_999_000, None, None]
+
+
+def test_the_marker_is_never_called() -> None:
+    with pytest.raises(AssertionError):
+        COLUMNS(b"")

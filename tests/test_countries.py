@@ -8,7 +8,6 @@ import pytest
 
 from schemas import countries
 
-
 _D5 = (
     "AF", "BY", "CD", "CF", "CN", "CU", "ER", "HT", "IQ", "IR", "KP",
     "LB", "LY", "MM", "NI", "RU", "SD", "SO", "SS", "SY", "VE", "ZW",

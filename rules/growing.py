@@ -1,0 +1,49 @@
+"""Numpy arrays that grow at their end at amortised cost, and the positions of many runs at once."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Growing:
+    """Values of one dtype, appended in bulk; `values` views what has been appended, without a copy."""
+
+    def __init__(self, dtype: npt.DTypeLike) -> None:
+        self._room: npt.NDArray[Any] = np.empty(64, dtype)
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def values(self) -> npt.NDArray[Any]:
+        """The values so far; the view does not follow later growth, so take it again after an append."""
+        return self._room[: self._length]
+
+    def append(self, values: npt.ArrayLike) -> None:
+        """Append an array (or a list) of values."""
+        added = np.asarray(values, self._room.dtype)
+        self.extend(len(added))[:] = added
+
+    def extend(self, count: int) -> npt.NDArray[Any]:
+        """Append `count` values of no meaning and return the view in which to write them."""
+        start, end = self._length, self._length + count
+        if end > len(self._room):
+            room = np.empty(max(end, 2 * len(self._room)), self._room.dtype)
+            room[:start] = self._room[:start]
+            self._room = room
+        self._length = end
+        return self._room[start:end]
+
+    def replace(self, values: npt.NDArray[Any]) -> None:
+        """Hold these values instead (the array is taken over, not copied)."""
+        self._room, self._length = values.astype(self._room.dtype, copy=False), len(values)
+
+
+def ranges(firsts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The positions `first, first + 1, …` (`count` of them) of every run, one after another."""
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    positions: npt.NDArray[np.int64] = np.repeat(firsts - (ends - counts), counts) + np.arange(total)
+    return positions

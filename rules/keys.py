@@ -1,0 +1,228 @@
+"""Strings to dense ids: a persistent open-addressing hash table in numpy arrays.
+
+A probe costs the same whether the table holds ten thousand keys or ten million, because the table outlives
+the batch and nothing in it is built again. Hashes only find candidates: keys are compared byte by byte, so
+two ids never share a key and a key never gets another's id.
+"""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rules.growing import Growing, ranges
+
+Ids = npt.NDArray[np.int64]
+_U64 = npt.NDArray[np.uint64]
+
+_WORDS = 16  # strings of more than 16 words of 8 bytes are hashed and compared one by one
+_SAMPLE = 4096
+_MASKS = np.array(
+    [(1 << (8 * count)) - 1 for count in range(9)], np.uint64
+)  # the low `count` bytes of a word
+_MIX_1 = np.uint64(0x9E3779B97F4A7C15)
+_MIX_2 = np.uint64(0xBF58476D1CE4E5B9)
+_32, _29 = np.uint64(32), np.uint64(29)
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Strings as bytes: string i is `data[starts[i]:starts[i] + lengths[i]]`; 8 spare bytes follow."""
+
+    data: npt.NDArray[np.uint8]
+    starts: Ids
+    lengths: Ids
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def words(self) -> _U64:
+        """The 8-byte word at every byte position, unaligned, without a copy."""
+        return np.ndarray((len(self.data) - 7,), "<u8", self.data, strides=(1,))
+
+    def word(self, rows: Ids, index: int) -> _U64:
+        """Word `index` of the given strings, zero past their ends; each must be longer than `8 * index`."""
+        left = np.minimum(self.lengths[rows] - 8 * index, 8)
+        masked: _U64 = self.words[self.starts[rows] + 8 * index] & _MASKS[left]
+        return masked
+
+    def bytes(self, row: int) -> bytes:
+        start = int(self.starts[row])
+        return self.data[start : start + int(self.lengths[row])].tobytes()
+
+
+def _text(strings: pa.Array) -> _Text:
+    """The bytes of a string or binary array (slices and nulls allowed), copied so that words may overrun."""
+    count = len(strings)
+    if count == 0:
+        return _Text(np.zeros(8, np.uint8), np.empty(0, np.int64), np.empty(0, np.int64))
+    assert pa.types.is_string(strings.type) or pa.types.is_binary(strings.type), strings.type
+    _, offset_buffer, data_buffer = strings.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int32)[strings.offset : strings.offset + count + 1].astype(
+        np.int64
+    )
+    size = int(offsets[-1] - offsets[0])
+    data = np.zeros(size + 8, np.uint8)
+    if size:
+        data[:size] = np.frombuffer(data_buffer, np.uint8)[offsets[0] : offsets[-1]]
+    offsets -= offsets[0]
+    return _Text(data, offsets[:-1], np.diff(offsets))
+
+
+def _encode(strings: pa.Array) -> tuple[pa.Array, Ids | None]:
+    """(the strings to look up, each row's position among them or -1 for null); None: they are the input.
+
+    Repeating strings are looked up once where a sample says that there are enough of them.
+    """
+    if isinstance(strings, pa.ChunkedArray):
+        strings = strings.combine_chunks()
+    if pa.types.is_dictionary(strings.type) and strings.dictionary.null_count:
+        strings = strings.dictionary_decode()
+    if not pa.types.is_dictionary(strings.type):
+        if len(strings) > 2 * _SAMPLE and len(strings[:_SAMPLE].unique()) > 0.6 * _SAMPLE:
+            return strings, None
+        strings = strings.dictionary_encode()
+    codes = strings.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+    return strings.dictionary, codes
+
+
+class Keys:
+    """A growing set of strings, each with a dense id 0, 1, 2, … in the order of first sight."""
+
+    def __init__(self, seed: int | None = None) -> None:
+        """`seed` keeps writers of keys from making them collide (random by default); no id depends on it."""
+        self._seed = np.uint64((secrets.randbits(64) if seed is None else seed) | 1)
+        self._slots = np.full(1024, -1, np.int32)  # a power of two, never more than half full
+        self._hashes = Growing(np.uint64)
+        self._starts = Growing(np.int64)
+        self._lengths = Growing(np.int64)
+        self._data = Growing(np.uint8)
+        self._data.append(np.zeros(8, np.uint8))  # spare bytes, so that words may overrun
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def find(self, strings: pa.Array) -> Ids:
+        """The id of each string of a string or dictionary array; -1 where unknown or null."""
+        distinct, codes = _encode(strings)
+        text = _text(distinct)
+        ids = self._find(text, self._hash(text))
+        if codes is None:
+            ids[strings.is_null().to_numpy(zero_copy_only=False)] = -1
+            return ids
+        return _spread(ids, codes)
+
+    def intern(self, strings: pa.Array) -> Ids:
+        """`find`, but unknown strings are added first; -1 for null."""
+        if isinstance(strings, pa.DictionaryArray):
+            strings = strings.dictionary_decode()  # a foreign dictionary may hold a string twice
+        distinct, codes = _encode(strings.dictionary_encode())
+        assert codes is not None
+        text = _text(distinct)
+        hashes = self._hash(text)
+        ids = self._find(text, hashes)
+        missing = np.flatnonzero(ids < 0)
+        if len(missing):
+            ids[missing] = np.arange(len(self), len(self) + len(missing))
+            self._store(text, missing, hashes[missing])
+        return _spread(ids, codes)
+
+    def take(self, ids: Ids) -> pa.StringArray:
+        """The strings of these ids; null for -1."""
+        known = ids >= 0
+        lengths = np.where(known, self._lengths.values[ids], 0) if len(self) else np.zeros(len(ids), np.int64)
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        assert offsets[-1] < 1 << 31, "more than 2 GiB of keys in one array"
+        starts = self._starts.values[ids] if len(self) else lengths
+        data = self._data.values[ranges(starts, lengths)]
+        strings = pa.StringArray.from_buffers(
+            len(ids), pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)
+        )
+        if known.all():
+            return strings
+        return pc.if_else(pa.array(known), strings, pa.scalar(None, pa.string()))
+
+    def _hash(self, text: _Text) -> _U64:
+        state = (text.lengths.astype(np.uint64) * _MIX_1) ^ self._seed
+        longest = int(text.lengths.max(initial=0))
+        for index in range(min((longest + 7) // 8, _WORDS)):
+            rows = np.flatnonzero(text.lengths > 8 * index)
+            mixed = (state[rows] ^ text.word(rows, index)) * _MIX_1
+            state[rows] = mixed ^ (mixed >> _32)
+        for row in np.flatnonzero(text.lengths > 8 * _WORDS):
+            digest = hashlib.blake2b(
+                text.bytes(int(row)), digest_size=8, key=int(self._seed).to_bytes(8, "little")
+            )
+            state[row] = np.frombuffer(digest.digest(), np.uint64)[0]
+        state = (state ^ (state >> _29)) * _MIX_2
+        return state ^ (state >> _32)
+
+    def _find(self, text: _Text, hashes: _U64) -> Ids:
+        """Linear probing, all strings in step; a string drops out at its key or at an empty slot."""
+        found = np.full(len(text), -1, np.int64)
+        mask = len(self._slots) - 1
+        rows = np.arange(len(text))
+        at = (hashes & np.uint64(mask)).astype(np.int64)
+        while len(rows):
+            ids = self._slots[at]
+            used = np.flatnonzero(ids >= 0)
+            rows, at, held = rows[used], at[used], ids[used].astype(np.int64)
+            candidates = np.flatnonzero(self._hashes.values[held] == hashes[rows])
+            same = candidates[self._equal(text, rows[candidates], held[candidates])]
+            found[rows[same]] = held[same]
+            rest = np.ones(len(rows), bool)
+            rest[same] = False
+            rows, at = rows[rest], (at[rest] + 1) & mask
+        return found
+
+    def _equal(self, text: _Text, rows: Ids, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Whether string `rows[i]` is the key `ids[i]`, compared whole."""
+        own = _Text(self._data.values, self._starts.values, self._lengths.values)
+        lengths = text.lengths[rows]
+        equal = lengths == own.lengths[ids]
+        longest = int(lengths.max(initial=0))
+        for index in range(min((longest + 7) // 8, _WORDS)):
+            live = np.flatnonzero(equal & (lengths > 8 * index))
+            equal[live] = text.word(rows[live], index) == own.word(ids[live], index)
+        for row in np.flatnonzero(equal & (lengths > 8 * _WORDS)):
+            equal[row] = text.bytes(int(rows[row])) == own.bytes(int(ids[row]))
+        return equal
+
+    def _store(self, text: _Text, rows: Ids, hashes: _U64) -> None:
+        """Append the given strings, which are distinct and unknown, as the next ids."""
+        first, base = len(self), len(self._data) - 8
+        lengths = text.lengths[rows]
+        added = text.data[ranges(text.starts[rows], lengths)]
+        self._data.extend(len(added))
+        data = self._data.values
+        data[base : base + len(added)] = added
+        data[base + len(added) :] = 0
+        self._starts.append(base + np.cumsum(lengths) - lengths)
+        self._lengths.append(lengths)
+        self._hashes.append(hashes)
+        assert len(self) < 1 << 31, "ids are 32 bits wide in the table"
+        if 2 * len(self) > len(self._slots):
+            self._slots = np.full(1 << (4 * len(self) - 1).bit_length(), -1, np.int32)
+            first = 0
+        self._place(np.arange(first, len(self), dtype=np.int32))
+
+    def _place(self, ids: npt.NDArray[np.int32]) -> None:
+        """Give each id the first free slot from its hash on; of several that want one slot, one gets it."""
+        mask = len(self._slots) - 1
+        at = (self._hashes.values[ids] & np.uint64(mask)).astype(np.int64)
+        while len(ids):
+            free = self._slots[at] < 0
+            self._slots[at[free]] = ids[free]
+            rest = self._slots[at] != ids
+            ids, at = ids[rest], (at[rest] + 1) & mask
+
+
+def _spread(ids: Ids, codes: Ids) -> Ids:
+    """`ids[codes]`, -1 where the code is -1."""
+    spread: Ids = np.concatenate((ids, [-1]))[codes]
+    return spread

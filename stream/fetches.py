@@ -110,6 +110,8 @@ class KeptRecords:
 class ColumnRecords(_UpstreamRecords):
     """aiokafka's PartitionRecords that yields one `Fetch` for all of a partition's record batches."""
 
+    next_fetch_offset: int
+
     def _unpack_records(self) -> Iterator[Any]:
         if self._key_deserializer is not COLUMNS:
             yield from super()._unpack_records()

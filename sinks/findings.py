@@ -1,0 +1,82 @@
+"""What is published on `custody.findings` when a finding first fires at landing."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+TOPIC = "custody.findings"
+EVIDENCE = 100  # events a row names; all are in finding_event
+
+Row = dict[str, Any]
+
+
+def messages(
+    findings: pa.RecordBatch, known: Mapping[tuple[str, int], int], at: datetime
+) -> list[tuple[bytes, bytes]]:
+    """Key and JSON value of one message for each finding in a batch of FINDING_EVENT rows.
+
+    The value has the shape of a `finding_history` row with revision 0, and counts the events of this batch.
+    `known` is the next offset read of each reference partition, `at` the time of detection (with a zone).
+    """
+    assert at.tzinfo is not None, "detection time without a zone"
+    shared = {
+        "detected_at": _time(at),
+        "known": [
+            {"topic": topic, "partition": partition, "offset": offset}
+            for (topic, partition), offset in sorted(known.items())
+        ],
+    }
+    return [
+        (finding_id.encode(), orjson.dumps(_row(events) | shared))
+        for finding_id, events in _by_finding(findings)
+    ]
+
+
+def _by_finding(findings: pa.RecordBatch) -> Iterator[tuple[str, list[Row]]]:
+    names = ("finding_id", "topic", "partition", "offset")
+    order = pc.sort_indices(findings, sort_keys=[(name, "ascending") for name in names])
+    rows: list[Row] = findings.take(order).to_pylist()
+    for finding_id, group in groupby(rows, key=lambda row: row["finding_id"]):
+        yield finding_id, list({(r["topic"], r["partition"], r["offset"]): r for r in group}.values())
+
+
+def _row(events: list[Row]) -> Row:
+    last = events[-1]
+    kind, link, _ = last["rule_id"].split(".", 2)
+    times = [event["occurred_at"] for event in events if event["occurred_at"] is not None]
+    return {
+        "finding_id": last["finding_id"],
+        "rule_id": last["rule_id"],
+        "rule_sha256": last["rule_sha256"],
+        "kind": kind,
+        "severity": last["severity"],
+        "link": link,
+        "subject": last["subject"],
+        "party_id": _agreed(event["party_id"] for event in events),
+        "allocation_id": _agreed(event["allocation_id"] for event in events),
+        "first_at": _time(min(times)) if times else None,
+        "last_at": _time(max(times)) if times else None,
+        "events": len(events),
+        "revision": 0,
+        "state": "provisional",
+        "supersedes": None,
+        "message": last["message"],
+        "evidence": [
+            {name: event[name] for name in ("topic", "partition", "offset", "event_id")}
+            for event in events[:EVIDENCE]
+        ],
+    }
+
+
+def _agreed(values: Iterable[str | None]) -> str | None:
+    distinct = set(values)
+    return distinct.pop() if len(distinct) == 1 else None
+
+
+def _time(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"

@@ -1,0 +1,206 @@
+"""The lake: Delta tables that own the offsets (protocol and failures: docs/commit-protocol.md)."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import SekishoError
+from schemas.record import Record
+from schemas.tables import TABLES, typed
+from sinks import views
+from sinks.batch import Batch, Partition, app_id, owed_id, read_id
+from sinks.durable import make_folder, replace, sync_folder
+from sinks.log import DeltaLog
+from sinks.parquet import TableFile
+from sinks.transaction import Conflict, Transaction
+
+__all__ = ["Conflict", "Lake", "Transaction"]
+
+_log = logging.getLogger(__name__)
+
+_DT = pa.field("dt", pa.date32())
+
+
+class Lake:
+    """An open lake. One process may hold it open many times; processes share it without a lock."""
+
+    def __init__(self, path: Path, logs: Mapping[str, DeltaLog]) -> None:
+        """Use `Lake.open`."""
+        self.path = path
+        self._logs = logs
+
+    @classmethod
+    def open(cls, path: str | Path, create: bool = True) -> "Lake":
+        """Opens the lake in folder `path`, repairing what a power cut left of the logs' last entries.
+
+        Creates what is missing, unless `create` is False: then a folder without a lake raises SekishoError,
+        as do lost or damaged log entries and folders that cannot be written.
+        """
+        folder = Path(path).absolute()
+        if not create and not exists(folder):
+            raise SekishoError(f"no lake in {folder}: give the folder that a worker or a scan has written")
+        if "%" in str(folder):  # deltalake decodes it as a URL and looks elsewhere
+            raise SekishoError(f"a lake cannot be in {folder}: choose a path without a percent sign")
+        make_folder(folder)
+        logs = {}
+        for table, schema in TABLES.items():
+            logs[table] = DeltaLog.open(folder / table, schema.append(_DT), append_only=table == "raw")
+        _write_views(folder)
+        return cls(folder, logs)
+
+    def offsets(self) -> dict[Partition, int]:
+        """The next offset to land of every partition, after completing what a crash left undone."""
+        self.redo()
+        offsets = {}
+        for app, version in self._logs["raw"].txns.items():
+            table, partition = read_id(app)
+            if table is None:
+                offsets[partition] = version
+        return offsets
+
+    def is_empty(self) -> bool:
+        """Whether nothing was ever landed."""
+        self._logs["raw"].refresh()
+        return not self._logs["raw"].txns
+
+    def versions(self, record: Record) -> Iterator[pa.RecordBatch]:
+        """All versions and tombstones of a reference record that have landed.
+
+        Batches are typed(record) without `ingested_at`.
+        Tables are read as they are when the iteration starts; call `offsets` first.
+        """
+        log = self._logs[record.name]
+        log.refresh()
+        schema = typed(record)
+        schema = schema.remove(schema.get_field_index("ingested_at"))
+        for file in log.files():
+            try:
+                with pq.ParquetFile(file) as parquet:
+                    for batch in parquet.iter_batches(columns=schema.names):
+                        yield batch.select(schema.names).cast(schema)
+            except (OSError, pa.ArrowException) as error:
+                raise SekishoError(f"cannot read {file}: restore it from a copy ({error})") from error
+
+    def begin(self, at: datetime) -> Transaction:
+        """Opens a batch; `at` (with a zone) is its ingest time."""
+        return Transaction(self, at)
+
+    # What a transaction needs
+
+    def new_file(self, table: str, at: datetime) -> TableFile:
+        return TableFile(self.path / table, TABLES[table], at)
+
+    def prepare(self, batch: Batch) -> None:
+        """Checks, before anything names the batch's files, that it may be landed; raises Conflict if not."""
+        self._logs["raw"].refresh()
+        self._check_starts(batch)
+        if self._owed(batch):
+            self.redo()
+
+    def land(self, batch: Batch) -> None:
+        """Commits the batch to raw, which decides, then to every other table it has rows for."""
+        raw = self._logs["raw"]
+
+        def taken() -> bool:
+            self._check_starts(batch)
+            return False
+
+        version = raw.commit(batch.raw, batch.raw_txns(), batch.raw_info(), taken)
+        assert version is not None
+        for table in batch.tables:
+            self._complete(table, batch, version)
+
+    def redo(self) -> None:
+        """Commits to the other tables what raw's log says they owe, because a crash left it undone."""
+        for log in self._logs.values():
+            log.refresh()
+        raw = self._logs["raw"]
+        owed = self._owed()
+        version = raw.version
+        while owed:
+            assert version >= 0, f"raw's log does not hold what it says is owed: {owed}"
+            entry = raw.entry(version)
+            if any(app in owed and owed[app] == end for app, end in entry.txns.items()):
+                batch = Batch.from_info(entry.info)
+                for table in batch.tables:
+                    if any(owed_id(table, partition) in owed for partition in batch.partitions(table)):
+                        self._check_files(table, batch)
+                        self._complete(table, batch, version)
+                        _log.warning(
+                            "completed raw's commit %d in %s, left undone by a crash", version, table
+                        )
+                owed = {app: end for app, end in owed.items() if entry.txns.get(app) != end}
+            version -= 1
+
+    def _complete(self, table: str, batch: Batch, raw_version: int) -> None:
+        """Commits the batch's files to one table, unless somebody has done so already."""
+        log = self._logs[table]
+        txns = batch.table_txns(table)
+
+        def done() -> bool:
+            return all(log.txns.get(app, -1) >= end for app, end in txns.items())
+
+        log.commit(batch.tables[table].files, txns, batch.table_info(table, raw_version), done)
+
+    def _owed(self, batch: Batch | None = None) -> dict[str, int]:
+        """What the tables owe, of the batch's partitions or of all: raw's owed appIds and their versions.
+
+        At most the latest batch of a partition can be owed, since `prepare` completes it before the next.
+        """
+        owed = {}
+        raw = self._logs["raw"]
+        for app, end in list(raw.txns.items()):
+            table, partition = read_id(app)
+            if table is None or (batch is not None and partition not in batch.ranges):
+                continue
+            log = self._logs[table]
+            has = log.txns.get(app_id(partition), -1)
+            if has < end:
+                log.refresh()
+                has = log.txns.get(app_id(partition), -1)
+            if has < end:
+                owed[app] = end
+                continue
+            if has > raw.txns[app_id(partition)]:
+                raw.refresh()  # a live peer may have landed more since
+            if has > raw.txns[app_id(partition)]:
+                raise SekishoError(
+                    f"{log.table} is ahead of raw in {partition[0]}:{partition[1]}: "
+                    "raw's log has lost commits, restore it from a copy"
+                )
+        return owed
+
+    def _check_starts(self, batch: Batch) -> None:
+        txns = self._logs["raw"].txns
+        for partition, (start, _) in batch.ranges.items():
+            landed = txns.get(app_id(partition), start)
+            if landed != start:
+                name = f"{partition[0]}:{partition[1]}"
+                raise Conflict(f"{name} is landed up to {landed}, not {start}: seek to the lake's offsets")
+
+    def _check_files(self, table: str, batch: Batch) -> None:
+        for file in batch.tables[table].files:
+            path = self.path / table / file.path
+            if not path.is_file() or path.stat().st_size != file.size:
+                raise SekishoError(f"the lake has lost {path}, which raw's log names: restore it from a copy")
+
+
+def exists(folder: Path) -> bool:
+    """Whether there is a lake in `folder`."""
+    return (folder / "raw" / "_delta_log").is_dir()
+
+
+def _write_views(folder: Path) -> None:
+    """Writes views.sql and the empty files it falls back on, where they differ from this version's."""
+    text = views.views_sql(folder).encode()
+    target = folder / views.FILE
+    if target.is_file() and target.read_bytes() == text:
+        return
+    make_folder(folder / views.EMPTY)
+    views.write_empty(folder)
+    sync_folder(folder / views.EMPTY)
+    replace(target, text)

@@ -1,0 +1,198 @@
+"""views.sql: the lake in DuckDB alone, without an extension or a line of this project's code.
+
+For each table the script asks the Delta log for the live files (newest checkpoint, then the entries after it)
+and puts them into a variable; the views read the files in that variable. Running the script again sees what
+was landed since.
+"""
+
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import SekishoError
+from schemas.record import Record
+from schemas.reference import REFERENCES
+from schemas.tables import FINDING_EVENT, RAW, TABLES
+
+FILE = "views.sql"
+EMPTY = "_empty"
+"""Folder of one Parquet file a table without rows, and of an empty checkpoint: DuckDB cannot read no file."""
+
+_CHECKPOINT = pa.schema(
+    [
+        pa.field("add", pa.struct([("path", pa.string()), ("modificationTime", pa.int64())])),
+        pa.field("remove", pa.struct([("path", pa.string())])),
+    ]
+)
+
+_HEAD = """\
+-- The lake's views, for DuckDB (1.4 or newer, its Python module or its shell). Written by sekisho.
+--   in the shell:  .read views.sql        then:  FROM finding ORDER BY last_at DESC;
+-- Run it again to see what was landed since. If the lake was moved, change the next line.
+SET VARIABLE lake = {lake};
+
+SET TimeZone = 'UTC';
+-- Characters that glob() would take for wildcards stand in brackets.
+SET VARIABLE lake_pattern = regexp_replace(getvariable('lake'), '([\\[*?])', '[\\1]', 'g');
+"""
+
+_FILES = """
+-- {table}: the newest checkpoint, the log's entries from there on, and the files that are live by both
+SET VARIABLE {table}_checkpoint = coalesce(
+  (SELECT max(file) FROM glob(getvariable('lake_pattern') || '/{table}/_delta_log/*.checkpoint.parquet')),
+  getvariable('lake') || '/{empty}/checkpoint.parquet');
+SET VARIABLE {table}_log = (
+  SELECT list(file) FROM glob(getvariable('lake_pattern') || '/{table}/_delta_log/*.json')
+  WHERE parse_filename(file) >= parse_filename(getvariable('{table}_checkpoint'))[:20]
+     OR parse_filename(getvariable('{table}_checkpoint')) = 'checkpoint.parquet');
+SET VARIABLE {table}_files = (
+  SELECT coalesce(
+    list(getvariable('lake') || '/{table}/' || url_decode(path) ORDER BY made, path),
+    [getvariable('lake') || '/{empty}/{table}.parquet'])
+  FROM (
+    SELECT path, max(made) AS made FROM (
+      SELECT add.path AS path, add.modificationTime AS made, '' AS entry, true AS live
+      FROM read_parquet(getvariable('{table}_checkpoint'), hive_partitioning = false)
+      WHERE add.path IS NOT NULL
+      UNION ALL
+      SELECT coalesce(add.path, remove.path), add.modificationTime, parse_filename(filename),
+        add.path IS NOT NULL
+      FROM read_json(getvariable('{table}_log'), format = 'newline_delimited', filename = true,
+        hive_partitioning = false, columns = {{
+          add: 'STRUCT(path VARCHAR, modificationTime BIGINT)', remove: 'STRUCT(path VARCHAR)'}})
+      WHERE add.path IS NOT NULL OR remove.path IS NOT NULL)
+    GROUP BY path HAVING arg_max(live, entry)));
+"""
+
+_FROM = "read_parquet(getvariable('{table}_files'), filename = true, hive_partitioning = false)"
+_DT = "TRY_CAST(regexp_extract(filename, 'dt=([0-9-]{10})/[^/]*$', 1) AS DATE) AS dt"
+
+_COORDINATES = 'topic, "partition", "offset"'
+
+_DEAD_LETTER = """
+CREATE OR REPLACE VIEW dead_letter AS
+SELECT topic, topic_id, "partition", "offset", broker_time, reason, "key", headers, "value" AS payload,
+  ingested_at, dt
+FROM raw WHERE disposition = 'rejected';
+"""
+
+_FINDING = """
+-- The latest state of each event of each finding.
+CREATE OR REPLACE VIEW finding_event AS
+SELECT {columns}
+FROM {source}
+QUALIFY row_number() OVER (PARTITION BY finding_id, {coordinates} ORDER BY ingested_at DESC) = 1;
+
+-- The findings as the events so far make them, in the shape of finding_history.
+CREATE OR REPLACE VIEW finding AS
+WITH event AS (
+  SELECT *, min(ingested_at) OVER (PARTITION BY finding_id, {coordinates}) AS first_ingested_at
+  FROM {source}
+  QUALIFY row_number() OVER (PARTITION BY finding_id, {coordinates} ORDER BY ingested_at DESC) = 1
+)
+SELECT
+  finding_id,
+  min(rule_id) AS rule_id,
+  arg_max(rule_sha256, ingested_at) AS rule_sha256,
+  split_part(min(rule_id), '.', 1) AS kind,
+  arg_max(severity, ingested_at) AS severity,
+  split_part(min(rule_id), '.', 2) AS link,
+  min(subject) AS subject,
+  CASE WHEN count(party_id) = count(*) AND min(party_id) = max(party_id) THEN min(party_id) END AS party_id,
+  CASE WHEN count(allocation_id) = count(*) AND min(allocation_id) = max(allocation_id)
+    THEN min(allocation_id) END AS allocation_id,
+  min(occurred_at) AS first_at,
+  max(occurred_at) AS last_at,
+  count(*) AS events,
+  min(first_ingested_at) AS detected_at,
+  0::BIGINT AS revision,
+  arg_max(state, ingested_at) AS state,
+  NULL::BIGINT AS supersedes,
+  arg_max(message, ROW(ingested_at, {coordinates})) AS message,
+  list({{topic: topic, "partition": "partition", "offset": "offset", event_id: event_id}}
+    ORDER BY {coordinates})[:100] AS evidence,
+  NULL::STRUCT(topic VARCHAR, "partition" INTEGER, "offset" BIGINT)[] AS known
+FROM event
+GROUP BY finding_id;
+"""
+
+
+def views_sql(lake: Path) -> str:
+    """The script for the lake in folder `lake` (an absolute path)."""
+    # Derived tables first, raw last: a batch landed in between never shows in them without its evidence.
+    tables = [*(table for table in TABLES if table != "raw"), "raw"]
+    parts = [_HEAD.format(lake=_text(str(lake)))]
+    parts += [_FILES.format(table=table, empty=EMPTY) for table in tables]
+    parts += [_view("raw", RAW), _DEAD_LETTER]
+    references = {record.name: record for record in REFERENCES.values()}
+    for table, schema in TABLES.items():
+        if table in references:
+            parts.append(_reference_view(references[table], schema))
+        elif table not in ("raw", "finding_event"):
+            parts.append(_view(table, schema))
+    source = _FROM.format(table="finding_event")
+    parts.append(_FINDING.format(columns=_columns(FINDING_EVENT), source=source, coordinates=_COORDINATES))
+    return "".join(parts)
+
+
+def connect(lake: str | Path) -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB with the lake's views as of now, which can reach no file outside the lake.
+
+    It could still overwrite files inside: hand it no statement of others but SELECT. Raises SekishoError
+    where there is no lake or its log is damaged.
+    """
+    folder = Path(lake).absolute()
+    if not (folder / "raw" / "_delta_log").is_dir():
+        raise SekishoError(f"no lake in {folder}: give the folder that a worker or a scan has written")
+    connection = duckdb.connect(":memory:")
+    try:
+        connection.execute(views_sql(folder))
+        connection.execute(f"SET allowed_directories = [{_text(str(folder))}]")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+    except duckdb.Error as error:
+        line = str(error).partition("\n")[0]
+        raise SekishoError(
+            f"cannot read the lake in {folder}: {line}; start a worker, which repairs it"
+        ) from error
+    return connection
+
+
+def write_empty(lake: Path) -> None:
+    """Writes the empty files of folder EMPTY."""
+    pq.write_table(_CHECKPOINT.empty_table(), lake / EMPTY / "checkpoint.parquet")
+    for table, schema in TABLES.items():
+        pq.write_table(schema.empty_table(), lake / EMPTY / f"{table}.parquet", store_schema=False)
+
+
+def _view(table: str, schema: pa.Schema) -> str:
+    return (
+        f'\nCREATE OR REPLACE VIEW "{table}" AS\n'
+        f"SELECT {_columns(schema)}\nFROM {_FROM.format(table=table)};\n"
+    )
+
+
+def _reference_view(record: Record, schema: pa.Schema) -> str:
+    key = ", ".join(_name(part) for part in record.key)
+    return (
+        f'\nCREATE OR REPLACE VIEW "{record.name}" AS\n'
+        f"SELECT {_columns(schema)},\n"
+        "  CASE WHEN version IS NOT NULL THEN min(tombstone_at) OVER (\n"
+        f'    PARTITION BY {key}, topic, "partition" ORDER BY "offset"\n'
+        "    ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) END AS ended_at\n"
+        f"FROM {_FROM.format(table=record.name)};\n"
+    )
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join([*(_name(name) for name in schema.names), _DT])
+
+
+def _name(name: str) -> str:
+    return f'"{name}"'
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

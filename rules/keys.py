@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rules.growing import Growing, ranges
 
@@ -99,8 +98,8 @@ class Keys:
         self._seed = np.uint64((secrets.randbits(64) if seed is None else seed) | 1)
         self._slots = np.full(1024, -1, np.int32)  # a power of two, never more than half full
         self._hashes = Growing(np.uint64)
-        self._starts = Growing(np.int64)
-        self._lengths = Growing(np.int64)
+        self._offsets = Growing(np.int64)  # of key i in `data`: from offset i to offset i + 1
+        self._offsets.append([0])
         self._data = Growing(np.uint8)
         self._data.append(np.zeros(8, np.uint8))  # spare bytes, so that words may overrun
 
@@ -134,18 +133,9 @@ class Keys:
 
     def take(self, ids: Ids) -> pa.StringArray:
         """The strings of these ids; null for -1."""
-        known = ids >= 0
-        lengths = np.where(known, self._lengths.values[ids], 0) if len(self) else np.zeros(len(ids), np.int64)
-        offsets = np.concatenate(([0], np.cumsum(lengths)))
-        assert offsets[-1] < 1 << 31, "more than 2 GiB of keys in one array"
-        starts = self._starts.values[ids] if len(self) else lengths
-        data = self._data.values[ranges(starts, lengths)]
-        strings = pa.StringArray.from_buffers(
-            len(ids), pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data)
-        )
-        if known.all():
-            return strings
-        return pc.if_else(pa.array(known), strings, pa.scalar(None, pa.string()))
+        buffers = [None, pa.py_buffer(self._offsets.values), pa.py_buffer(self._data.values)]
+        strings = pa.Array.from_buffers(pa.large_string(), len(self), buffers)
+        return strings.take(pa.array(ids, mask=ids < 0)).cast(pa.string())
 
     def _hash(self, text: _Text) -> _U64:
         state = (text.lengths.astype(np.uint64) * _MIX_1) ^ self._seed
@@ -182,28 +172,29 @@ class Keys:
 
     def _equal(self, text: _Text, rows: Ids, ids: Ids) -> npt.NDArray[np.bool_]:
         """Whether string `rows[i]` is the key `ids[i]`, compared whole."""
-        own = _Text(self._data.values, self._starts.values, self._lengths.values)
+        offsets = self._offsets.values
+        starts = offsets[ids]
+        own = _Text(self._data.values, starts, offsets[ids + 1] - starts)
         lengths = text.lengths[rows]
-        equal = lengths == own.lengths[ids]
+        equal = lengths == own.lengths
         longest = int(lengths.max(initial=0))
         for index in range(min((longest + 7) // 8, _WORDS)):
             live = np.flatnonzero(equal & (lengths > 8 * index))
-            equal[live] = text.word(rows[live], index) == own.word(ids[live], index)
+            equal[live] = text.word(rows[live], index) == own.word(live, index)
         for row in np.flatnonzero(equal & (lengths > 8 * _WORDS)):
-            equal[row] = text.bytes(int(rows[row])) == own.bytes(int(ids[row]))
+            equal[row] = text.bytes(int(rows[row])) == own.bytes(int(row))
         return equal
 
     def _store(self, text: _Text, rows: Ids, hashes: _U64) -> None:
         """Append the given strings, which are distinct and unknown, as the next ids."""
-        first, base = len(self), len(self._data) - 8
+        first, base = len(self), int(self._offsets.values[-1])
         lengths = text.lengths[rows]
         added = text.data[ranges(text.starts[rows], lengths)]
         self._data.extend(len(added))
         data = self._data.values
         data[base : base + len(added)] = added
         data[base + len(added) :] = 0
-        self._starts.append(base + np.cumsum(lengths) - lengths)
-        self._lengths.append(lengths)
+        self._offsets.append(base + np.cumsum(lengths))
         self._hashes.append(hashes)
         assert len(self) < 1 << 31, "ids are 32 bits wide in the table"
         if 2 * len(self) > len(self._slots):

@@ -4,7 +4,7 @@ Versions arrive in any order: loaded from the lake, read from the topics, late o
 them gives the same answers, and each addition is visible to the next batch that is joined.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -18,64 +18,47 @@ from schemas.models import model_key_lists, model_keys
 from schemas.record import Record
 from schemas.reference import ASSET, AUTHORIZATION, PARTY, PRINCIPAL, REFERENCES, SITE
 
-KEPT: dict[str, tuple[str, ...]] = {
-    "party": (
-        "status",
-        "role",
-        "country",
-        "hq_country",
-        "parent_hq_country",
-        "incorporated_on",
-        "brokers",
-        "verified_at",
-        "review_due_at",
-        "screened_at",
-        "screening_list",
-        "screening_disposition",
-        "end_use",
-        "model_training",
-    ),
-    "authorization": (
-        "kind",
-        "party_ids",
-        "models",
-        "site_ids",
-        "methods",
-        "remote_countries",
-        "max_accelerators",
-        "max_tpp",
-        "conditions",
-    ),
-    "site": ("country", "region", "operator_party_id", "it_power_kw"),
-    "asset": ("model", "site_id", "status"),
-}
-"""The columns held in memory for rules, by record; what else a record says is in the lake."""
+PREFIXES: dict[str, Record] = {"P": PARTY, "A": AUTHORIZATION, "S": SITE, "X": ASSET}
+"""What rules call the versions in force: `P.status` is the status of the party's."""
 
 _COUNTRIES = {"country", "hq_country", "parent_hq_country", "remote_countries"}
+_DERIVED = {"sku": "model", "skus": "models"}  # model keys, and the column they are made from
 
 
-def kept(record: Record, versions: pa.RecordBatch) -> pa.RecordBatch:
-    """The columns that rules may ask for, as they compare.
+def columns_of(record: Record) -> tuple[str, ...]:
+    """Every column of a version that a rule may ask for; documents are evidence, not input to a rule."""
+    names = (field.name for field in record.fields if field.name != "documents")
+    return (*names, *(name for name, origin in _DERIVED.items() if origin in record.by_name))
 
-    Countries are normalised, times are naive UTC, and a model key stands beside every model (`sku`, `skus`).
-    """
+
+def _held(record: Record, wanted: Collection[str] | None) -> tuple[str, ...]:
+    """The columns to hold as rows: those wanted; the id and the version are held anyway."""
+    prefix = next(prefix for prefix, prefixed in PREFIXES.items() if prefixed is record)
+    return tuple(
+        name
+        for name in columns_of(record)
+        if name not in (*record.key, "version")
+        and (wanted is None or f"{prefix}.{name}" in wanted or name == "conditions")
+    )
+
+
+def comparable(versions: pa.RecordBatch, names: Sequence[str]) -> pa.RecordBatch:
+    """The named columns as rules compare them: countries normalised, models as keys, times naive UTC."""
     columns = {}
-    for name in KEPT[record.name]:
-        column = versions[name]
+    for name in names:
+        column = versions[_DERIVED.get(name, name)]
         if name in _COUNTRIES:
             column = country_lists(column) if pa.types.is_list(column.type) else countries(column)
-        elif pa.types.is_timestamp(column.type):
-            column = column.cast(pa.timestamp("us"))
-        columns[name] = column
-        if name == "models":
-            columns["skus"] = model_key_lists(column)
-        elif name == "model":
-            columns["sku"] = model_keys(column)
-    return pa.RecordBatch.from_pydict({name: _naive(column) for name, column in columns.items()})
+        elif name in _DERIVED:
+            column = model_key_lists(column) if pa.types.is_list(column.type) else model_keys(column)
+        columns[name] = _naive(column)
+    return pa.RecordBatch.from_pydict(columns)
 
 
 def _naive(column: pa.Array) -> pa.Array:
-    """The column with the times inside its structs made naive UTC."""
+    """The column with its times, also those inside structs, made naive UTC."""
+    if pa.types.is_timestamp(column.type):
+        return column.cast(pa.timestamp("us"))
     if not (pa.types.is_list(column.type) and pa.types.is_struct(column.type.value_type)):
         return column
     fields = [
@@ -91,10 +74,18 @@ class References:
     `known` says how far each reference partition has been read: (topic, partition) → next offset.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, columns: Collection[str] | None = None) -> None:
+        """`columns` are those that rules read, like `P.status` (`Judge.columns`): no other is held in memory.
+
+        None holds them all.
+        """
         self.known: dict[tuple[str, int], int] = {}
         self._versions = {record.name: Versions(record) for record in REFERENCES.values()}
-        self._stores = {name: RowStore(_kept_schema(name)) for name in KEPT}
+        self._names = {record.name: _held(record, columns) for record in PREFIXES.values()}
+        self._stores = {
+            record.name: RowStore(_store_schema(record, self._names[record.name]))
+            for record in PREFIXES.values()
+        }
         self._newest: dict[str, int] = {}
         self._bindings = Bindings(self._versions[PRINCIPAL.name], self._versions[PARTY.name].keys)
 
@@ -114,7 +105,8 @@ class References:
         held = self._versions[record.name]
         changed, added = held.add(versions)
         if record.name in self._stores:
-            self._stores[record.name].append(kept(record, versions.filter(pa.array(added))))
+            fresh = versions.filter(pa.array(added))
+            self._stores[record.name].append(comparable(fresh, self._names[record.name]))
         elif record.name == PRINCIPAL.name:
             self._bindings.follow(versions, changed, added)
         newest = times(versions["broker_time"]).max()
@@ -139,7 +131,7 @@ class References:
 
         Rows number what was added; they hold for as long as this object lives.
         """
-        assert record in (PARTY, AUTHORIZATION, SITE, ASSET)
+        assert record.name in self._stores, f"{record.name} is not joined by id"
         return self._versions[record.name].at(ids, at)
 
     def resolve(self, principals: pa.Array, at: Ints) -> tuple[Ints, Ints]:
@@ -169,11 +161,24 @@ class References:
         held = self._versions[record.name].versions.values
         return pa.array(held[rows] if len(held) else rows, mask=rows < 0)
 
+    def names(self, record: Record) -> tuple[str, ...]:
+        """The columns that `columns` gives: the id, the version and what is held as rows."""
+        return (*record.key, "version", *self._names[record.name])
+
     def columns(self, record: Record, rows: Ints, names: Sequence[str]) -> list[pa.Array]:
-        """Kept columns of the given rows; null for -1."""
-        return self._stores[record.name].take(rows, names)
+        """Columns (without prefix) of the versions in the given rows, as rules compare them; null for -1."""
+        missing = set(names) - set(self.names(record))
+        assert not missing, f"{record.name}: {missing} not held; name them when References is made"
+        store = self._stores[record.name]
+        stored = [name for name in names if name in self._names[record.name]]
+        taken = dict(zip(stored, store.take(rows, stored), strict=True))
+        for name in names:
+            if name == "version":
+                taken[name] = self.numbers(record, rows)
+            elif name in record.key:
+                taken[name] = self.ids(record, rows)
+        return [taken[name] for name in names]
 
 
-def _kept_schema(name: str) -> pa.Schema:
-    record = REFERENCES[f"custody.{name}"]
-    return kept(record, pa.RecordBatch.from_pylist([], record.schema)).schema
+def _store_schema(record: Record, names: Sequence[str]) -> pa.Schema:
+    return comparable(pa.RecordBatch.from_pylist([], record.schema), names).schema

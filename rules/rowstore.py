@@ -40,6 +40,8 @@ class RowStore:
 
     def take(self, rows: Ints, columns: Sequence[str]) -> list[pa.Array]:
         """The given columns of the given rows, in order; null for -1."""
+        if not columns:
+            return []
         if not self._chunks:
             return [pa.nulls(len(rows), self.schema.field(name).type) for name in columns]
         if len(self._chunks) == 1:

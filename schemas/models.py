@@ -19,7 +19,7 @@ UNKNOWN = "unknown"  # the class of a part whose figures are not public
 
 
 def _squash(name: str) -> str:
-    return name.casefold().replace(" ", "").replace("-", "").replace("_", "")
+    return name.lower().replace(" ", "").replace("-", "").replace("_", "")
 
 
 def _catalogue() -> tuple[dict[str, str], dict[str, str]]:

@@ -20,7 +20,7 @@ TIMESTAMP_TYPE = "message.timestamp.type"
 
 # The broker's own clock, so that an emitter whose clock is wrong is noticed (gap.source.clock).
 _EVENT = {"cleanup.policy": "delete", TIMESTAMP_TYPE: LOG_APPEND_TIME}
-# The lags keep a version, or a tombstone, from being compacted away before a worker that was down has read it.
+# The lags keep a version, or a tombstone, from being compacted away before a worker that was down reads it.
 _REFERENCE = {
     "cleanup.policy": "compact",
     TIMESTAMP_TYPE: CREATE_TIME,  # a tombstone's time is when its key ended, not when it was shipped

@@ -1,0 +1,85 @@
+"""`sekisho doctor`: say what is wrong with topics, group and lake, and what to do."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from sinks.lake import Lake
+from stream.clients import admin_client, options
+from stream.doctor import Remark, Report, Topic, duration, examine
+from stream.settings import load
+from stream.topics import TIMESTAMP_TYPE
+
+
+@click.command("doctor")
+@click.option("--brokers", help="Brokers as host:port,… (default: SEKISHO_BROKERS, else 127.0.0.1:9092).")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, as a worker's.")
+@click.option("--group", help="The workers' consumer group (default: SEKISHO_GROUP, else sekisho).")
+@click.option("--lake", type=click.Path(path_type=Path), help="The workers' lake, to compare offsets with.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+def command(
+    brokers: str | None, config: Path | None, group: str | None, lake: Path | None, as_json: bool
+) -> None:
+    """Check topics, partitions, retention, timestamp type, lag, and the lake's offsets.
+
+    Exits 1 when something is wrong: records are or will be lost, or workers cannot run. Notes do not count.
+    """
+    opened = None if lake is None else Lake.open(lake, create=False)
+    settings = load({"brokers": brokers, "group": group}, config)
+    with admin_client(options(settings)) as admin:
+        report = examine(admin, settings.group, opened.offsets if opened else None)
+    if as_json:
+        print(json.dumps(report.as_json()))
+    else:
+        _show(report)
+    if not report.ok:
+        sys.exit(1)
+
+
+def _show(report: Report) -> None:
+    console = Console(highlight=False)
+    if report.topics:
+        console.print(_table(report))
+    for remark in report.problems:
+        console.print(f"[red]problem[/] {_line(remark)}", soft_wrap=True)
+    for remark in report.notes:
+        console.print(f"[yellow]note[/] {_line(remark)}", soft_wrap=True)
+    if report.ok:
+        console.print("[green]nothing is wrong[/]")
+
+
+def _table(report: Report) -> Table:
+    numbers = ("partitions", "copies", "kept", "committed", "landed", "lag")
+    table = Table("topic", "cleanup", "retention", "broker time", box=None, pad_edge=False)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    for topic in report.topics:
+        table.add_row(*_cells(topic, report.lake))
+    return table
+
+
+def _cells(topic: Topic, lake: bool) -> list[str]:
+    parts = topic.partitions.values()
+    committed = [part.committed for part in parts if part.committed is not None]
+    landed = sum(part.landed or 0 for part in parts)
+    return [
+        topic.name,
+        ",".join(sorted(topic.cleanup)),
+        "for ever" if topic.retention_ms is None else duration(topic.retention_ms),
+        topic.settings.get(TIMESTAMP_TYPE, ""),
+        str(len(parts) + len(topic.leaderless)),
+        str(topic.replicas),
+        f"{sum(part.end - part.start for part in parts):,}",
+        f"{sum(committed):,}" if committed else "-",
+        f"{landed:,}" if lake else "-",
+        f"{sum(part.lag for part in parts):,}" if lake else "-",
+    ]
+
+
+def _line(remark: Remark) -> str:
+    where = f"{remark.topic}: " if remark.topic else ""
+    return f"{where}{remark.text}; {remark.action}".replace("[", r"\[")

@@ -300,7 +300,9 @@ def _numbered(names: Sequence[str], pattern: re.Pattern[str]) -> list[tuple[int,
 
 
 def _checkpoint_files(path: Path) -> Iterator[tuple[str, int]]:
-    for add in pq.read_table(path, columns=["add.path", "add.modificationTime"])["add"].to_pylist():
+    with pq.ParquetFile(path) as checkpoint:
+        adds = checkpoint.read(columns=["add.path", "add.modificationTime"])["add"].to_pylist()
+    for add in adds:
         if add is not None and add["path"] is not None:
             yield add["path"], add["modificationTime"]
 

@@ -127,7 +127,7 @@ class TableFile:
         ingested_at = pa.repeat(pa.scalar(self._at, self._schema.field("ingested_at").type), len(table))
         table = table.append_column("ingested_at", ingested_at).select(self._schema.names).cast(self._schema)
         with told(self.path):
-            self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            self._writer.write_table(table, row_group_size=2 * ROW_GROUP_ROWS)
 
 
 def _encodings(schema: pa.Schema) -> Mapping[str, Any]:
@@ -135,7 +135,7 @@ def _encodings(schema: pa.Schema) -> Mapping[str, Any]:
     dictionary = [
         path
         for path in _leaves(schema)
-        if path.split(".")[0] not in _DISTINCT | _RISING and "value" not in path
+        if path.split(".")[0] not in _DISTINCT | _RISING and not path.endswith(".value")
     ]
     rising = [field.name for field in schema if field.name in _RISING]
     return {

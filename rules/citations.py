@@ -1,0 +1,44 @@
+"""What the rules cite, with how far each statement can be relied on (`citations.toml`)."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.errors import SekishoError
+
+MARKS = {"C": "confirmed", "S": "secondary source", "R": "recalled, to be verified", "P": "proposed"}
+
+
+@dataclass(frozen=True)
+class Citation:
+    """A statement by its id in the regulatory reference; `mark` is one of MARKS."""
+
+    id: str
+    text: str
+    mark: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.id} [{self.mark}] {self.text} ({self.source})"
+
+
+def load_citations(path: Path = Path(__file__).parent / "citations.toml") -> Mapping[str, Citation]:
+    """The statements by id.
+
+    Raises:
+        SekishoError: an entry lacks its text, source or mark.
+    """
+    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    found: dict[str, Citation] = {}
+    for name, entry in document.items():
+        if name == "as_of":
+            continue
+        if (
+            not isinstance(entry, dict)
+            or set(entry) != {"text", "mark", "source"}
+            or entry["mark"] not in MARKS
+        ):
+            raise SekishoError(f"{path}: {name} must have text, source and a mark of {', '.join(MARKS)}")
+        found[name] = Citation(name, entry["text"], entry["mark"], entry["source"])
+    return found

@@ -1,0 +1,106 @@
+"""The simulated data centre as one value: a seed gives the same bytes every time."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from schemas.errors import UsageError
+from stream.simulation import incidents, messages, world
+from stream.simulation.clock import HOUR, MINUTE, SECOND, iso, micros
+from stream.simulation.columns import ARRIVAL, Columns, collect
+from stream.simulation.incident import Incident
+from stream.simulation.messages import Encoded, Message
+from stream.simulation.workload import generate
+
+START = datetime(2026, 3, 2, tzinfo=UTC)
+SHORTEST = HOUR
+"""A shorter simulation has no room for the incidents that absence makes."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`duration` µs; `rate` events per simulated second, on average."""
+
+    seed: int = 1
+    accelerators: int = 10_800
+    duration: int = 4 * HOUR
+    rate: float = 10.0
+    start: int = micros(START)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """References first, then events in order of arrival, and what must be found in them."""
+
+    settings: Settings
+    references: list[Message]
+    events: list[Encoded]
+    incidents: list[Incident]
+
+    @property
+    def until(self) -> int:
+        return self.settings.start + self.settings.duration
+
+    @property
+    def size(self) -> int:
+        """Messages, references included."""
+        return len(self.references) + sum(len(stream) for stream in self.events)
+
+    def messages(self) -> Iterator[Message]:
+        yield from self.references
+        yield from messages.merged(self.events)
+
+    def story(self) -> dict[str, Any]:
+        """What `incidents.json` holds."""
+        counts: dict[str, int] = {}
+        for message in self.references:
+            counts[message.record] = counts.get(message.record, 0) + 1
+        return {
+            "seed": self.settings.seed,
+            "accelerators": self.settings.accelerators,
+            "start": iso(self.settings.start),
+            "until": iso(self.until),
+            "records": counts | {stream.record: len(stream) for stream in self.events},
+            "incidents": [asdict(incident) for incident in self.incidents],
+        }
+
+
+def simulate(settings: Settings) -> Simulation:
+    """Builds the world, plants the incidents, and lets the tenants work."""
+    if settings.duration < SHORTEST:
+        raise UsageError("--duration is too short: give at least 1h, so that absences can be planted")
+    end = settings.start + settings.duration
+    tenants = max(20, settings.accelerators // 200)
+    built = world.build(settings.seed, settings.start, end, settings.accelerators, tenants, accounts=12)
+    stages, planted = incidents.plant(built)
+    rng = np.random.default_rng(settings.seed)
+    events = max(1, round(settings.rate * settings.duration / SECOND))
+    streams = generate(built, rng, settings.start, end, events, first=4_711_000, drain=False)
+    for name, columns in streams.items():
+        rows = [fields for stage in stages for stream, fields in stage.rows.values() if stream == name]
+        for field, values in collect(name, rows).items():
+            columns[field].extend(values)
+    _limit_silences(built, streams, end)
+    messages.number_events(streams, {})
+    references = list(messages.references(built.references, settings.start - MINUTE))
+    return Simulation(settings, references, [messages.encode(*item) for item in streams.items()], planted)
+
+
+def _limit_silences(built: world.World, streams: dict[str, Columns], end: int) -> None:
+    """Sets each source's silence limit well above its longest pause, as an operator would.
+
+    A source that has a shorter limit than an hour is planted and keeps it.
+    """
+    heard: dict[str, list[int]] = {}
+    for columns in streams.values():
+        for source, arrival in zip(columns["source"], columns[ARRIVAL], strict=True):
+            heard.setdefault(source, []).append(arrival)
+    for record in built.references["source"]:
+        if record["silence_limit_s"] >= 3600:
+            times = sorted([built.start - MINUTE, *heard.get(record["source"], ()), end + 3 * HOUR])
+            longest = max(later - earlier for earlier, later in pairwise(times))
+            record["silence_limit_s"] = 3600 * (2 + 2 * longest // HOUR)

@@ -165,7 +165,8 @@ def _broker_time(broker_time: pa.Array, occurred_at: pa.Array, until: int | None
     if broker_time.null_count == 0:
         return broker_time
     if until is not None:
-        occurred_at = pc.min_element_wise(occurred_at, pa.scalar(until, TIME))
+        tick = pa.scalar(until, TIME)
+        occurred_at = pc.if_else(pc.less(occurred_at, tick), occurred_at, tick)
     return pc.coalesce(broker_time, occurred_at)
 
 

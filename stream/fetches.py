@@ -224,7 +224,8 @@ def install() -> None:
 def to_arrow(fetches: Sequence[Fetch], topic_ids: Mapping[str, str | None]) -> pa.RecordBatch:
     """The records of some fetches as one batch of FETCHED rows, in the order given.
 
-    A time stamp that is missing or beyond the years 1970-9999 becomes null.
+    Any producer may send a time stamp before 1970, after 9999 or none: the nearest time that can be held
+    stands for it (1970 for none), so that a record from Kafka always has a broker time.
     """
     rows = [len(fetch) for fetch in fetches]
     topics = [fetch.topic for fetch in fetches]
@@ -253,11 +254,8 @@ def _repeat(values: list[str | None] | list[str], rows: list[int], kind: pa.Data
 
 
 def _times(fetches: Sequence[Fetch]) -> pa.Array:
-    stamps = _chain(fetches, "timestamps", pa.int64())
-    millis = np.asarray(stamps.fill_null(-1))
-    missing = (millis < 0) | (millis > _LATEST_MS)
-    micros = np.where(missing, 0, millis) * 1000
-    return pa.array(micros, pa.int64(), mask=missing).cast(TIME)
+    millis = np.asarray(_chain(fetches, "timestamps", pa.int64()).fill_null(0))
+    return pa.array(np.clip(millis, 0, _LATEST_MS) * 1000, pa.int64()).cast(TIME)
 
 
 def _header_array(fetches: Sequence[Fetch]) -> pa.Array:

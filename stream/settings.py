@@ -24,6 +24,7 @@ from sinks.metrics import DEFAULT_HOST, DEFAULT_PORT
 PREFIX = "SEKISHO_"
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 MIB = 1 << 20
 
 
@@ -71,6 +72,9 @@ class Settings:
     )
     partitions: int = _setting(
         0, "Create missing topics with this many partitions; 0 creates none and refuses to start.", least=0
+    )
+    log: str = _setting(
+        "CRITICAL", "Show what Faust and the Kafka client log from this level on.", choices=LEVELS
     )
     accept_hole: tuple[str, ...] = _setting(
         (), "TOPIC:PARTITION whose missing records you give up; the gap is recorded in the lake. Repeatable."

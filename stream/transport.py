@@ -54,7 +54,7 @@ class PositionOwner(Protocol):
         """From here on only fetches of this epoch count; called before the consumer seeks."""
 
     def failed(self, error: BaseException) -> None:
-        """The lookup or the seek failed; Faust itself would go on."""
+        """The lookup or the seek failed, or a part of the app crashed; Faust itself might go on."""
 
 
 class NoReadOffsets(dict[TP, int | None]):
@@ -180,6 +180,10 @@ class App(faust.App):
     """A Faust app whose positions belong to an owner."""
 
     owner: PositionOwner
+
+    def _crash(self, reason: BaseException) -> None:
+        super()._crash(reason)
+        self.owner.failed(reason)
 
 
 def new_app(owner: PositionOwner, group: str, brokers: list[str], **settings: Any) -> App:

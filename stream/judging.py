@@ -1,0 +1,135 @@
+"""The pure middle as the worker runs it: micro-batches in, what is to land out. One thread at a time."""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from rules.judge import Judge
+from rules.pipeline import Landing, admit_references, judge_events
+from rules.references import References
+from schemas.events import EVENTS
+from schemas.reference import REFERENCES
+from sinks import findings
+from sinks.lake import Lake
+from stream.fetches import Fetch, to_arrow
+from stream.positions import Hole, Partition
+
+Message = tuple[bytes, bytes]
+REMEMBERED = 65_536  # findings that are not published again when they fire again
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch: fetches of any partitions, in the order they were read."""
+
+    fetches: Sequence[Fetch]
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A judged micro-batch: what lands, the ranges it covers, and findings to publish.
+
+    `known` is how far each reference partition had been read when it was judged.
+    """
+
+    batch: Batch
+    landings: Sequence[Landing]
+    ranges: Mapping[Partition, tuple[int, int]]
+    holes: Sequence[Hole]
+    known: Mapping[Partition, int]
+    messages: Sequence[Message]
+
+    @property
+    def has_events(self) -> bool:
+        return any(landing.record.is_event for landing in self.landings)
+
+
+class Judging:
+    """Holds the reference index and the rules. One call at a time, from any thread."""
+
+    def __init__(self, judge: Judge, topic_ids: Mapping[str, str | None]) -> None:
+        self.references = References()
+        self._judge = judge
+        self._topic_ids = topic_ids
+        self._published: OrderedDict[bytes, None] = OrderedDict()
+
+    def load(self, lake: Lake, offsets: Mapping[Partition, int]) -> None:
+        """Fill the index from the lake; `offsets` are the lake's."""
+        for record in REFERENCES.values():
+            for versions in lake.versions(record):
+                self.references.add(record, versions)
+        for (topic, partition), offset in offsets.items():
+            if topic in REFERENCES:
+                self.references.note_read(topic, partition, offset)
+
+    def learn(self, fetches: Iterable[Fetch]) -> None:
+        """Make reference records known to the batches judged after this; what is known is skipped."""
+        by_topic = defaultdict(list)
+        for fetch in fetches:
+            if self.references.known.get((fetch.topic, fetch.partition), 0) < fetch.end:
+                by_topic[fetch.topic].append(fetch)
+        for topic, unknown in by_topic.items():
+            self._admit(topic, unknown)
+
+    def judge(self, batch: Batch) -> Judged:
+        """Judge a micro-batch, its reference records first."""
+        by_topic = defaultdict(list)
+        for fetch in batch.fetches:
+            by_topic[fetch.topic].append(fetch)
+        landings = [self._admit(topic, by_topic.pop(topic)) for topic in REFERENCES if topic in by_topic]
+        known = dict(self.references.known)
+        for topic, fetches in by_topic.items():
+            fetched = to_arrow(fetches, self._topic_ids)
+            if fetched.num_rows:
+                landings.append(judge_events(EVENTS[topic], fetched, self.references, self._judge))
+        messages = self._messages(landings, known)
+        landed = [landing for landing in landings if landing.raw.num_rows]
+        return Judged(batch, landed, _ranges(batch.fetches), _holes(batch.fetches), known, messages)
+
+    def _admit(self, topic: str, fetches: Sequence[Fetch]) -> Landing:
+        record = REFERENCES[topic]
+        landing = admit_references(record, to_arrow(fetches, self._topic_ids), self.references)
+        self.references.add(record, landing.typed)
+        for fetch in fetches:
+            self.references.note_read(fetch.topic, fetch.partition, fetch.end)
+        return landing
+
+    def _messages(self, landings: Iterable[Landing], known: Mapping[Partition, int]) -> list[Message]:
+        """The findings that fired for the first time, as far as is remembered."""
+        now = datetime.now(UTC)
+        fresh = []
+        for landing in landings:
+            if landing.findings.num_rows:
+                for key, value in findings.messages(landing.findings, known, now):
+                    if key not in self._published:
+                        fresh.append((key, value))
+                        self._published[key] = None
+        while len(self._published) > REMEMBERED:
+            self._published.popitem(last=False)
+        return fresh
+
+
+def _ranges(fetches: Iterable[Fetch]) -> dict[Partition, tuple[int, int]]:
+    ranges: dict[Partition, tuple[int, int]] = {}
+    for fetch in fetches:
+        extend(ranges, (fetch.topic, fetch.partition), (fetch.start, fetch.end))
+    return ranges
+
+
+def extend(ranges: dict[Partition, tuple[int, int]], partition: Partition, more: tuple[int, int]) -> None:
+    """Lengthen a partition's range by the one that follows it."""
+    start, end = ranges.get(partition, (more[0], more[0]))
+    assert end == more[0], f"{partition}: offsets {end} to {more[0]} are missing or come twice"
+    ranges[partition] = (start, more[1])
+
+
+def _holes(fetches: Iterable[Fetch]) -> list[Hole]:
+    """Offsets without a record; an empty range marks where an operator gave up a log that was lost."""
+    holes = []
+    for fetch in fetches:
+        empty = [(fetch.start, fetch.end)] if fetch.start == fetch.end else []
+        holes += [(fetch.topic, fetch.partition, start, end) for start, end in fetch.holes or empty]
+    return holes

@@ -1,0 +1,290 @@
+"""The worker: a Faust app that reads, judges and lands, with offsets that only the lake decides.
+
+    agents → Intake → judging thread → landing thread → lake
+                             └→ custody.findings, acknowledged before the commit
+
+One batch is judged while the one before it is written. `_turn` is held by whoever moves batches on: the pump,
+a flush, or a seek, which drops what has not landed.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from schemas.errors import SekishoError
+from schemas.events import EVENTS
+from schemas.reference import REFERENCES
+from sinks.lake import Conflict
+from sinks.metrics import Metrics
+from stream.fetches import Fetch
+from stream.follow import Follower
+from stream.judging import Judged, Judging
+from stream.landing import Lander, found
+from stream.positions import Partition, Start, starts
+from stream.publish import Publisher
+from stream.reading import Intake
+from stream.settings import Settings
+from stream.transport import App, fetch_topic, new_app
+
+TOPICS = (*EVENTS, *REFERENCES)
+STOP_SECONDS = 20.0  # for Faust to leave the group
+
+
+class Worker:
+    """One worker process. `run` returns when `stop` was called, and raises what makes going on impossible."""
+
+    def __init__(self, settings: Settings, judging: Judging, lander: Lander, metrics: Metrics) -> None:
+        self._settings = settings
+        self._judging = judging
+        self._lander = lander
+        self._metrics = metrics
+        self._intake = Intake(settings, metrics)
+        self._publisher = Publisher(settings)
+        self._follower = Follower(settings, set(REFERENCES), self._learn)
+        self._judge_thread = ThreadPoolExecutor(1, "judging")
+        self._land_thread = ThreadPoolExecutor(1, "landing")
+        self._turn = asyncio.Lock()
+        self._landing: asyncio.Task[None] | None = None
+        self._places: dict[Partition, Start] = {}
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._app: App = new_app(
+            self,
+            settings.group,
+            settings.bootstrap,
+            consumer_group_instance_id=settings.instance_id or None,
+            broker_credentials=settings.faust_credentials(),
+            broker_session_timeout=settings.session_seconds,
+            broker_heartbeat_interval=settings.session_seconds / 10,
+            broker_request_timeout=max(90.0, settings.session_seconds),
+        )
+        for topic in TOPICS:
+            self._app.agent(fetch_topic(self._app, topic), name=topic)(self._agent)
+        self._app.on_partitions_revoked.connect(self._on_revoked)
+
+    # Running
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Work until `stop`. `ready` is called once the reference topics have been read to their ends.
+
+        Raises SekishoError in one line for people, anything else for a bug.
+        """
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            await self._publisher.start()
+            tasks.append(self._task(self._publisher.watch()))
+            tasks.append(self._task(self._publisher.run()))
+            starting = asyncio.ensure_future(self._follower.start(self._lander.landed))
+            await asyncio.wait({starting, self._end}, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+            else:
+                starting.result()
+                ready()
+                tasks.append(self._task(self._follower.run()))
+                tasks.append(self._task(self._pump()))
+                tasks.append(self._task(self._report()))
+                tasks.append(self._task(self._app.start()))
+            await self._end
+            await self._finish()
+        finally:
+            self._intake.stop()
+            for task in tasks:
+                task.cancel()
+            await self._close()
+
+    def stop(self) -> None:
+        """Finish the batch, commit, leave the group; `run` then returns."""
+        if not self._end.done():
+            self._end.set_result(None)
+
+    def failed(self, error: BaseException) -> None:
+        """Make `run` raise; the first error counts."""
+        if not self._end.done() and not isinstance(error, asyncio.CancelledError):
+            self._end.set_exception(error)
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception as error:
+                self.failed(error)
+
+        return asyncio.create_task(guarded())
+
+    async def _finish(self) -> None:
+        """Land what has been read, and take no more."""
+        self._intake.epoch, epoch = -1, self._intake.epoch
+        if epoch >= 0:
+            await self._flush()
+
+    async def _close(self) -> None:
+        self._lander_abort()
+        with contextlib.suppress(Exception):  # what matters has been committed, or will be read again
+            await asyncio.wait_for(self._app.stop(), STOP_SECONDS)
+        for stop in (self._follower.stop, self._publisher.stop):
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(stop(), 2.0)
+        self._judge_thread.shutdown()
+        self._land_thread.shutdown()
+
+    def _lander_abort(self) -> None:
+        with contextlib.suppress(Exception):
+            self._land_thread.submit(self._lander.abort).result()
+
+    # What Faust calls
+
+    async def _agent(self, stream: Any) -> None:
+        async for fetch in stream:
+            try:
+                await self._intake.put(fetch)
+            except SekishoError as error:
+                self.failed(error)
+
+    async def _on_revoked(self, *_: Any, **__: Any) -> None:
+        """Land what has been read while the partitions are still ours, which makes conflicts rare."""
+        try:
+            await self._flush()
+        except Exception as error:
+            self.failed(error)
+
+    @contextlib.asynccontextmanager
+    async def seeking(self) -> AsyncIterator[None]:
+        async with self._turn:
+            await self._drop()
+            yield
+
+    async def positions(
+        self, first: Mapping[TopicPartition, int], end: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, int]:
+        landed = await self._on(self._land_thread, self._lander.offsets)
+        self._places = starts(
+            landed,
+            {(tp.topic, tp.partition): offset for tp, offset in first.items()},
+            {(tp.topic, tp.partition): offset for tp, offset in end.items()},
+            self._settings.accepted_holes,
+        )
+        return {TopicPartition(*partition): place.read for partition, place in self._places.items()}
+
+    def begin(self, epoch: int, positions: Mapping[TopicPartition, int]) -> None:
+        if not self._end.done():
+            self._intake.begin(epoch, self._places)
+
+    # Moving batches on
+
+    async def _pump(self) -> None:
+        while True:
+            await self._something_to_do()
+            try:
+                async with self._turn:
+                    await self._step()
+            except Conflict:
+                await self._app.consumer.perform_seek()
+
+    async def _something_to_do(self) -> None:
+        """Wait until a batch is due, the transaction is due, or the landing of a batch has ended."""
+        self._intake.wake.clear()
+        waits = [wait for wait in (self._intake.due_in(), self._commit_in()) if wait is not None]
+        if self._landing is not None and self._landing.done():
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._intake.wake.wait(), min(waits) if waits else None)
+
+    def _commit_in(self) -> float | None:
+        if not self._lander.is_open or self._landing is not None:
+            return None
+        return max(0.0, self._settings.commit_seconds - self._lander.age)
+
+    async def _step(self) -> None:
+        if self._intake.due_in() == 0.0:
+            await self._judge()
+        elif self._landing is None or self._landing.done():
+            await self._landed()
+            if self._lander.is_due:
+                await self._commit()
+
+    async def _judge(self) -> None:
+        began = time.monotonic()
+        judged: Judged = await self._on(self._judge_thread, self._judging.judge, self._intake.take())
+        self._publisher.put(judged.messages)
+        found(judged, self._metrics)
+        await self._landed()
+        self._landing = asyncio.create_task(self._land(judged, began))
+        self._landing.add_done_callback(lambda _: self._intake.wake.set())
+
+    async def _land(self, judged: Judged, began: float) -> None:
+        if self._lander.must_commit_before(judged):
+            await self._commit()
+        await self._on(self._land_thread, self._lander.append, judged)
+        self._metrics.batch(time.monotonic() - began)
+        if self._lander.is_due:
+            await self._commit()
+
+    async def _landed(self) -> None:
+        """Wait for the batch that is being written; raises what it raised."""
+        if self._landing is not None:
+            landing, self._landing = self._landing, None
+            await landing
+
+    async def _commit(self) -> None:
+        await self._publisher.flush()
+        ends: Mapping[Partition, int] = await self._on(self._land_thread, self._lander.commit)
+        courtesy = {TopicPartition(*partition): end for partition, end in ends.items()}
+        # For lag monitors only: a group that is rebalancing takes none, and nothing depends on it.
+        asyncio.create_task(self._courtesy(courtesy))  # noqa: RUF006
+
+    async def _courtesy(self, offsets: Mapping[TopicPartition, int]) -> None:
+        with contextlib.suppress(KafkaError, RuntimeError):
+            await self._app.consumer.courtesy_commit(offsets)
+
+    async def _flush(self) -> None:
+        """Judge, land and commit what has been read; on a conflict drop it, it has been landed elsewhere."""
+        async with self._turn:
+            try:
+                if self._intake.due_in() is not None:
+                    await self._judge()
+                await self._landed()
+                await self._commit()
+            except Conflict:
+                await self._drop()
+
+    async def _drop(self) -> None:
+        self._intake.clear()
+        with contextlib.suppress(Conflict):
+            await self._landed()
+        await self._on(self._land_thread, self._lander.abort)
+
+    async def _learn(self, fetches: Sequence[Fetch]) -> None:
+        await self._on(self._judge_thread, self._judging.learn, fetches)
+
+    @staticmethod
+    async def _on(thread: ThreadPoolExecutor, call: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(thread, call, *arguments)
+
+    # Telling
+
+    async def _report(self) -> None:
+        """Keep the gauges up to date."""
+        while True:
+            await asyncio.sleep(1.0)
+            read = dict(self._intake.next)
+            landed = sum(self._lander.landed.get(partition, offset) for partition, offset in read.items())
+            self._metrics.offsets(sum(read.values()), landed, self._log_end(read))
+            references = self._judging.references
+            for record in REFERENCES.values():
+                newest = references.newest(record)
+                at = newest / 1e6 if newest is not None else None
+                self._metrics.references(record.name, references.count(record), at)
+
+    def _log_end(self, read: Mapping[Partition, int]) -> int:
+        end = 0
+        for partition, offset in read.items():
+            with contextlib.suppress(Exception):  # a partition that was just taken away
+                offset = max(offset, self._app.consumer.highwater(TopicPartition(*partition)) or 0)
+            end += offset
+        return end

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from rules.judge import Judge
-from rules.rule import load_rules
+from rules.rule import load_all
 from schemas.errors import UsageError
 from schemas.events import EVENTS
 from schemas.reference import REFERENCES
@@ -28,7 +28,9 @@ def _until(_: click.Context, __: click.Parameter, text: str | None) -> int | Non
 
 
 @click.command("scan")
-@click.option("--in", "source", type=click.Path(path_type=Path), required=True, help="Folder of NDJSON files.")
+@click.option(
+    "--in", "source", type=click.Path(path_type=Path), required=True, help="Folder of NDJSON files."
+)
 @click.option("--lake", type=click.Path(path_type=Path), required=True, help="Folder of the new lake.")
 @click.option("--until", callback=_until, help="Judge as if a last tick came at this time (with an offset).")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
@@ -45,7 +47,7 @@ def command(source: Path, lake: Path, until: int | None, as_json: bool) -> None:
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
         task = bar.add_task("reading", total=sum(sizes))
-        summary = scan(source, lake, Judge(load_rules()), until, lambda n: bar.advance(task, n))
+        summary = scan(source, lake, Judge(load_all()), until, lambda n: bar.advance(task, n))
     if as_json:
         print(json.dumps(vars(summary)))
     else:

@@ -1,0 +1,212 @@
+"""The strict row decoder: one payload at a time, plain, and the measure of the fast one (`columns.py`).
+
+It follows the contract's *Values* paragraph and sections 1 and 2 word by word. The fast decoder hands it
+every payload that is wrong or merely odd, so each reason that an operator reads is decided by the order here.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+import orjson
+
+from schemas.record import MAX_BYTES, Field, Record, Type
+from schemas.times import parse_date, parse_time
+
+Row = dict[str, object]
+
+_INT64 = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Why a record is not accepted: one of the contract's reasons, such as `missing:event_id`."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """A tombstone written as a line of a file.
+
+    `ids` are the values of the record's id fields in the order of `Record.key`; `at` is in microseconds UTC.
+    """
+
+    ids: tuple[str, ...]
+    at: int
+
+
+class _Wrong:
+    """What `_convert` returns for a value of the wrong type; every JSON value is taken."""
+
+
+_WRONG = _Wrong()
+
+
+def decode_row(record: Record, value: bytes | None) -> Row | Rejected:
+    """The named fields of one payload, or the reason to reject it.
+
+    A null payload is a tombstone, which only an event record rejects; reference records' tombstones are
+    not records and must not come here. Every field of `record` is in the result, null where nothing was
+    sent: times as microseconds since 1970 UTC, dates as `datetime.date`, numbers as float.
+    """
+    if value is None:
+        assert record.is_event, "tombstones of reference records are not decoded"
+        return Rejected("tombstone")
+    if len(value) > MAX_BYTES:
+        return Rejected("too_large")
+    try:
+        # orjson is strict where the contract is: UTF-8 without BOM, no lone surrogates, no NaN, no number
+        # beyond a double, no more than 1024 levels. tests/test_rows.py holds it to that.
+        parsed = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return Rejected("not_json")
+    if not isinstance(parsed, dict):
+        return Rejected("not_object")
+    twice = repeated_fields(record, value)
+    for field in record.fields:
+        if field.required and field.name not in twice and _is_null(parsed.get(field.name)):
+            return Rejected(f"missing:{field.name}")
+    row: Row = {}
+    for field in record.fields:
+        converted = _WRONG if field.name in twice else _convert(field, parsed.get(field.name))
+        if converted is _WRONG:
+            return Rejected(f"type:{field.name}")
+        row[field.name] = converted
+    for field in record.fields:
+        if field.enum and row[field.name] not in (None, *field.enum):
+            return Rejected(f"enum:{field.name}")
+    return row
+
+
+def tombstone_line(record: Record, value: bytes) -> Tombstone | Rejected | None:
+    """Read a line of a reference file as a tombstone (contract section 6, `scan`).
+
+    None where it is not one, that is where its names are not exactly the id fields and `tombstone_at`;
+    rejected where the names are right and a value is not.
+    """
+    if b"tombstone_at" not in value and b"\\" not in value:
+        return None
+    shape = _tombstone_shape(record)
+    try:
+        parsed = orjson.loads(value) if len(value) <= MAX_BYTES else None
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(parsed, dict) or parsed.keys() != shape.by_name.keys():
+        return None
+    row = decode_row(shape, value)
+    if isinstance(row, Rejected):
+        return row
+    at = row["tombstone_at"]
+    assert isinstance(at, int)
+    return Tombstone(tuple(str(row[name]) for name in record.key), at)
+
+
+@lru_cache
+def _tombstone_shape(record: Record) -> Record:
+    assert record.key, "only reference records have tombstones"
+    ids = tuple(record.by_name[name] for name in record.key)
+    return Record(record.name, (*ids, Field("tombstone_at", Type.TIME, required=True)), record.key)
+
+
+def _is_null(value: object) -> bool:
+    return value is None or value == ""
+
+
+def _convert(field: Field, value: object) -> object:
+    """The decoded value, None where nothing was sent, `_WRONG` where it is of the wrong type."""
+    if _is_null(value):
+        return None
+    match field.type:
+        case Type.STRING:
+            return value if isinstance(value, str) else _WRONG
+        case Type.INT:
+            # type() and not isinstance(): a bool is an int in Python, and not in the contract
+            return value if type(value) is int and value in _INT64 and _bounded(field, value) else _WRONG
+        case Type.NUMBER:
+            # + 0.0 makes -0.0 and the integer -0 the same plain zero
+            return float(value) + 0.0 if type(value) in (int, float) else _WRONG  # type: ignore[arg-type]
+        case Type.BOOL:
+            return value if isinstance(value, bool) else _WRONG
+        case Type.TIME | Type.DATE:
+            parse = parse_time if field.type is Type.TIME else parse_date
+            parsed = parse(value) if isinstance(value, str) else None
+            return _WRONG if parsed is None else parsed
+        case Type.STRINGS:
+            right = isinstance(value, list) and all(isinstance(item, str) for item in value)
+            return value if right else _WRONG
+        case Type.OBJECTS:
+            return _convert_items(field, value)
+
+
+def _bounded(field: Field, value: int) -> bool:
+    return field.minimum is None or value >= field.minimum
+
+
+def _convert_items(field: Field, value: object) -> object:
+    if not isinstance(value, list):
+        return _WRONG
+    items: list[Row] = []
+    for item in value:
+        if not isinstance(item, dict):
+            return _WRONG
+        converted = {inner.name: _convert(inner, item.get(inner.name)) for inner in field.fields}
+        if _WRONG in converted.values():
+            return _WRONG
+        items.append(converted)
+    return items
+
+
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}:]', re.DOTALL)
+
+
+def repeated_fields(record: Record, value: bytes) -> set[str]:
+    """The named fields that occur twice in the object, or twice in an item of their list of objects.
+
+    `value` must be valid JSON. JSON parsers keep the last of two equal names without a word, so this walks
+    the tokens: strings, brackets and colons; what stands between them does not matter. Names are compared
+    after their escapes are resolved.
+    """
+    names = _quoted_names(record)
+    if b"\\" not in value and all(value.count(name) < 2 for name in names):
+        return set()
+    inner_names = {field.name: {inner.name for inner in field.fields} for field in record.fields}
+    twice: set[str] = set()
+    seen: set[str] = set()
+    seen_in_item: set[str] = set()
+    brackets: list[bytes] = []
+    outer, string = "", b""
+    for token in _TOKEN.finditer(value):
+        text = token[0]
+        if text == b":":
+            if len(brackets) == 1:
+                outer = _unquote(string)
+                if outer in seen and outer in inner_names:
+                    twice.add(outer)
+                seen.add(outer)
+            elif len(brackets) == 3 and brackets[1] == b"[" and inner_names.get(outer):
+                inner = _unquote(string)
+                if inner in seen_in_item and inner in inner_names[outer]:
+                    twice.add(outer)
+                seen_in_item.add(inner)
+        elif text in b"[{":
+            brackets.append(text)
+            if len(brackets) == 3:
+                seen_in_item.clear()
+        elif text in b"]}":
+            brackets.pop()
+        else:
+            string = text
+    return twice
+
+
+@lru_cache
+def _quoted_names(record: Record) -> tuple[bytes, ...]:
+    names = {field.name for field in record.fields}
+    names |= {inner.name for field in record.fields for inner in field.fields}
+    return tuple(f'"{name}"'.encode() for name in sorted(names))
+
+
+def _unquote(string: bytes) -> str:
+    """The name that a JSON string token spells."""
+    return str(orjson.loads(string)) if b"\\" in string else string[1:-1].decode()

@@ -25,11 +25,12 @@ EACH = ("serials", "conditions")
 
 MACROS: Mapping[str, str] = {
     "restricted": "(country, moment) AS " + restricted_sql("country", "moment"),
-    "outside": "(allowed, value) AS (NOT list_contains(allowed, value))",
+    # DuckDB holds that an empty list does not contain null, so null must be asked for.
+    "outside": "(allowed, value) AS (value IS NOT NULL AND NOT list_contains(allowed, value))",
 }
 """Name → parameters and body, as CREATE MACRO takes them. `restricted`: is the country in the restricted set
-at that time? `outside`: does a list that limits not hold the value? Null, as a list or as a value, gives
-null: a null list does not limit, and a null value is outside no list."""
+at that time? `outside`: does a list that limits not hold the value? A null list does not limit, and a null
+value is outside no list, not even an empty one."""
 
 _SQL_TYPE = {
     Type.STRING: "VARCHAR",

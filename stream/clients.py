@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from aiokafka.record.util import calc_crc32c
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
+from kafka.record import default_records
 
 from schemas.errors import SekishoError
 from stream.settings import Settings
@@ -17,6 +19,14 @@ BOOTSTRAP_MS = 10_000
 def options(settings: Settings) -> dict[str, Any]:
     """What every kafka-python client of a verb is made with."""
     return {**settings.kafka_python(), "bootstrap_timeout_ms": BOOTSTRAP_MS}
+
+
+def use_fast_checksums() -> None:
+    """Let kafka-python check and write CRC-32C with aiokafka's C code.
+
+    Its own is Python, and costs two thirds of the time it takes to ship a record.
+    """
+    default_records.calc_crc32c = calc_crc32c
 
 
 @contextmanager

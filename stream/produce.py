@@ -23,6 +23,7 @@ from schemas.events import EVENTS
 from schemas.record import Record
 from schemas.reference import REFERENCES
 from schemas.times import parse_time
+from stream.clients import use_fast_checksums
 from stream.topics import LOG_APPEND_TIME, TIMESTAMP_TYPE
 
 RECORDS: Mapping[str, Record] = MappingProxyType({**EVENTS, **REFERENCES})
@@ -117,6 +118,7 @@ class Shipper:
         self._waiting = 0
         self._failed: tuple[int, str, BaseException] | None = None  # the earliest line that failed
         self._began = time.monotonic()
+        use_fast_checksums()
         self._producer: Any = KafkaProducer(
             **connection,
             linger_ms=20,
@@ -127,21 +129,25 @@ class Shipper:
         )
 
     def ship(self, source: Iterable[Line], progress: Callable[[int], None] = lambda _: None) -> None:
-        """Send every line and wait until the broker has them; `progress` is told bytes, LF included.
+        """Send every line and wait until the broker has them; `progress` is told bytes now and then.
 
         Raises:
             SekishoError: the broker takes no more; the text names the first line that was not shipped.
         """
-        unsettled, count = 0, 0
+        unsettled, count, told = 0, 0, 0
         for value, place in source:
             self._send(message(self.summary.topic, value, self._event_time), place)
-            progress(len(value) + 1)
-            unsettled += len(value)
+            unsettled += len(value) + 1
             count += 1
+            if count % 1024 == 0:  # a progress bar costs as much as a record
+                progress(unsettled - told)
+                told = unsettled
             if unsettled >= SETTLE_BYTES or count >= SETTLE_RECORDS:
                 self._settle()
-                unsettled, count = 0, 0
+                progress(unsettled - told)
+                unsettled, count, told = 0, 0, 0
         self._settle()
+        progress(unsettled - told)
 
     def close(self) -> None:
         """Send what is buffered, for at most five seconds, and end."""

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from kafka import KafkaConsumer
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaTimeoutError
+from kafka.record import default_records, util
 
 from deploy.local_kafka import LocalKafka
 from schemas.errors import SekishoError, UsageError
 from stream import produce
+from stream.clients import use_fast_checksums
 from stream.produce import Limits, Line, Message, Shipper, configuration, lines, message
 from stream.topics import create_missing
 from tests.topics import delete_custody_topics
@@ -120,6 +122,29 @@ def test_any_object_is_shipped_whole_or_as_a_tombstone(topic: str, fields: dict[
     line = orjson.dumps(fields)
     sent = message(topic, line)
     assert sent.value == line or (sent.key is not None and sent.timestamp_ms is not None)
+
+
+def test_checksums_are_the_same_and_the_fast_ones_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where an upgrade of kafka-python has moved the name that is replaced."""
+    monkeypatch.setattr(default_records, "calc_crc32c", util.calc_crc32c)
+    use_fast_checksums()
+    fast = default_records.calc_crc32c
+    assert fast is not util.calc_crc32c
+    for content in (b"", b"123456789", bytes(range(256)) * 100):
+        assert fast(memoryview(content)) == util.calc_crc32c(memoryview(content))
+    asked = 0
+
+    def spy(view: memoryview) -> int:
+        nonlocal asked
+        asked += 1
+        checksum: int = fast(view)
+        return checksum
+
+    monkeypatch.setattr(default_records, "calc_crc32c", spy)
+    builder = default_records.DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 10_000)
+    builder.append(0, 1_772_323_200_000, b"key", b"value", [])
+    builder.build()
+    assert asked == 1
 
 
 # Against Apache Kafka

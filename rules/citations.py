@@ -23,12 +23,18 @@ class Citation:
         return f"{self.id} [{self.mark}] {self.text} ({self.source})"
 
 
-def load_citations(path: Path = Path(__file__).parent / "citations.toml") -> Mapping[str, Citation]:
-    """The statements by id.
+ROOT = Path(__file__).parent
+
+
+def load_citations(root: Path = ROOT) -> Mapping[str, Citation]:
+    """The statements by id, from `root`/citations.toml, or from Sekisho's own where `root` has none.
 
     Raises:
         SekishoError: an entry lacks its text, source or mark.
     """
+    path = root / "citations.toml"
+    if not path.exists():
+        path = ROOT / "citations.toml"
     document = tomllib.loads(path.read_text(encoding="utf-8"))
     found: dict[str, Citation] = {}
     for name, entry in document.items():

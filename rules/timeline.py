@@ -189,7 +189,7 @@ def _text(moment: datetime) -> str:
 
 def fetched(record: Record, steps: Sequence[Step], first_offset: int) -> pa.RecordBatch:
     """The steps of one record kind as read from partition 0 of its topic (columns of FETCHED)."""
-    rows = [
+    rows: list[dict[str, object]] = [
         {
             "topic": record.topic,
             "topic_id": "timeline",

@@ -5,7 +5,7 @@ hold it to that). `json_parse` parses what is sound; the value checks of the con
 columns; whatever is left over goes through the row decoder and is put back in its place.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,6 @@ from schemas.json_parse import parse, parse_schema, views
 from schemas.record import MAX_BYTES, Field, Record, Type
 from schemas.rows import Rejected, Row, decode_row
 from schemas.times import mask, parse_dates, parse_times
-
-Reasons = npt.NDArray[np.object_]
 
 _SPACES = np.array([chr(byte).encode() in b" \t\r\n" for byte in range(256)], dtype=bool)
 
@@ -36,44 +34,65 @@ class Decoded:
     reasons: pa.StringArray
 
 
+class _Reasons:
+    """The reason of each payload or row; the first one given stands."""
+
+    def __init__(self, count: int) -> None:
+        self._codes = np.zeros(count, dtype=np.int32)  # 0: none yet
+        self._names: dict[str, int] = {}
+
+    @property
+    def unset(self) -> Mask:
+        return self._codes == 0
+
+    def give(self, name: str, where: Mask | Ints | int) -> None:
+        """Give the reason at the places of `where` that have none."""
+        code = self._names.setdefault(name, len(self._names) + 1)
+        self._codes[where] = np.where(self._codes[where] == 0, code, self._codes[where])
+
+    def place(self, others: "_Reasons", rows: Ints) -> None:
+        """Give what `others` say of its rows, which are `rows` here."""
+        for name, code in others._names.items():
+            self.give(name, rows[others._codes == code])
+
+    def column(self) -> pa.StringArray:
+        """Null where there is no reason."""
+        return pa.array([None, *self._names], pa.string()).take(pa.array(self._codes))
+
+
 def decode(record: Record, values: pa.BinaryArray) -> Decoded:
     """Decode payloads strictly. A null payload is a `tombstone`: only for event records."""
     assert values.type == pa.binary(), f"payloads must be binary, not {values.type}"
     assert record.is_event or not values.null_count, "tombstones of reference records are not decoded"
-    reasons: Reasons = np.full(len(values), None, dtype=object)
+    reasons = _Reasons(len(values))
     framed = _sort_out(values, reasons)
-    sound = values if len(framed) == len(values) else values.take(pa.array(framed))
-    parts = parse(record, sound)
-    parsed = framed[np.concatenate([rows for _, rows in parts])] if parts else framed[:0]
+    left = reasons.unset
+    parts = parse(record, values if len(framed) == len(values) else values.take(pa.array(framed)))
+    rows = framed[np.concatenate([part_rows for _, part_rows in parts])] if parts else framed[:0]
+    left[rows] = False
     table, faults = _check(record, _one_batch(record, [table for table, _ in parts]))
-    reasons[parsed] = faults
-    accepted = _unset(faults)
+    accepted = faults.unset
     if not accepted.all():
-        table, parsed_rows = table.filter(pa.array(accepted)), parsed[accepted]
-    else:
-        parsed_rows = parsed
-    left = _unset(reasons)
-    left[parsed] = False
-    table, rows = _splice(record, table, parsed_rows, _by_row(record, values, np.flatnonzero(left), reasons))
-    return Decoded(table, rows, pa.array(reasons, pa.string()))
+        reasons.place(faults, rows)
+        table, rows = table.filter(pa.array(accepted)), rows[accepted]
+    one_by_one = _by_row(record, values, np.flatnonzero(left), reasons)
+    table, rows = _splice(record, table, rows, *one_by_one)
+    return Decoded(table, rows, reasons.column())
 
 
-def _sort_out(values: pa.BinaryArray, reasons: Reasons) -> Ints:
-    """Name what needs no parsing in `reasons`; return the positions of payloads in braces."""
+def _sort_out(values: pa.BinaryArray, reasons: _Reasons) -> Ints:
+    """Give reasons for what needs no parsing; return the positions of the payloads in braces."""
     offsets, data = views(values)
     lengths = np.diff(offsets)
-    reasons[lengths > MAX_BYTES] = "too_large"
     if values.null_count:
-        reasons[mask(values.is_null())] = "tombstone"
-    rows = np.flatnonzero(_unset(reasons) & (lengths >= 2))
+        reasons.give("tombstone", mask(values.is_null()))
+    if len(lengths) and lengths.max() > MAX_BYTES:
+        reasons.give("too_large", lengths > MAX_BYTES)
+    rows = np.flatnonzero(reasons.unset & (lengths >= 2))
     ends = offsets[rows + 1] - 1
     for _ in range(2):  # lines of a Windows file end in a carriage return
         ends = ends - (_SPACES[data[ends]] & (ends > offsets[rows]))
     return rows[(data[offsets[rows]] == ord("{")) & (data[ends] == ord("}"))]
-
-
-def _unset(reasons: Reasons) -> Mask:
-    return np.fromiter((reason is None for reason in reasons), dtype=bool, count=len(reasons))
 
 
 def _one_batch(record: Record, tables: list[pa.Table]) -> pa.RecordBatch:
@@ -85,7 +104,7 @@ def _one_batch(record: Record, tables: list[pa.Table]) -> pa.RecordBatch:
 
 
 def _by_row(
-    record: Record, values: pa.BinaryArray, rows: Ints, reasons: Reasons
+    record: Record, values: pa.BinaryArray, rows: Ints, reasons: _Reasons
 ) -> tuple[list[Row], list[int]]:
     """Decode the payloads at `rows` one by one: accepted ones and their positions; the rest in `reasons`."""
     accepted: list[Row] = []
@@ -93,7 +112,7 @@ def _by_row(
     for place, value in zip(rows.tolist(), values.take(pa.array(rows)).to_pylist(), strict=True):
         row = decode_row(record, value)
         if isinstance(row, Rejected):
-            reasons[place] = row.reason
+            reasons.give(row.reason, place)
         else:
             accepted.append(row)
             places.append(place)
@@ -101,10 +120,9 @@ def _by_row(
 
 
 def _splice(
-    record: Record, table: pa.RecordBatch, rows: Ints, more: tuple[list[Row], list[int]]
+    record: Record, table: pa.RecordBatch, rows: Ints, decoded: list[Row], places: list[int]
 ) -> tuple[pa.RecordBatch, Ints]:
     """Put rows decoded one by one into their places among the others."""
-    decoded, places = more
     if not decoded:
         return table, rows
     others = pa.RecordBatch.from_pylist(decoded, schema=record.schema)
@@ -114,39 +132,25 @@ def _splice(
     return joined.take(pa.array(order)), positions[order]
 
 
-@dataclass
-class _Faults:
-    """Where each reason of the contract holds, kept in the order of its tables within each kind."""
-
-    missing: list[tuple[str, Mask]] = field(default_factory=list)
-    type: list[tuple[str, Mask]] = field(default_factory=list)
-    enum: list[tuple[str, Mask]] = field(default_factory=list)
-
-    def reasons(self, count: int) -> Reasons:
-        """The first reason of each of `count` rows, or None."""
-        first: Reasons = np.full(count, None, dtype=object)
-        for name, where in reversed([*self.missing, *self.type, *self.enum]):
-            first[where] = name
-        return first
-
-
-def _check(record: Record, parsed: pa.RecordBatch) -> tuple[pa.RecordBatch, Reasons]:
+def _check(record: Record, parsed: pa.RecordBatch) -> tuple[pa.RecordBatch, _Reasons]:
     """The columns of the record from parsed ones, and the reason of each row that breaks the contract."""
-    faults = _Faults()
+    faults = _Reasons(parsed.num_rows)
+    given = [_blank_to_null(column) for column in parsed.columns]
+    for named, column in zip(record.fields, given, strict=True):
+        if named.required and column.null_count:
+            faults.give(f"missing:{named.name}", mask(column.is_null()))
     columns = []
-    for named, column in zip(record.fields, parsed.columns, strict=True):
-        present, wrong = _convert(named, column)
-        columns.append(present)
+    for named, column in zip(record.fields, given, strict=True):
+        converted, wrong = _convert(named, column)
+        columns.append(converted)
         if wrong is not None and wrong.any():
-            faults.type.append((f"type:{named.name}", wrong))
-        if named.required and (nulls := mask(_blank_to_null(column).is_null())).any():
-            faults.missing.append((f"missing:{named.name}", nulls))
+            faults.give(f"type:{named.name}", wrong)
+    for named, column in zip(record.fields, given, strict=True):
         if named.enum:
-            known = pc.is_in(present, pa.array([*named.enum, None], pa.string()))
-            if not pc.all(known).as_py() and len(known):
-                faults.enum.append((f"enum:{named.name}", mask(pc.invert(known))))
-    table = pa.RecordBatch.from_arrays(columns, schema=record.schema)
-    return table, faults.reasons(parsed.num_rows)
+            known = mask(pc.is_in(column, pa.array([*named.enum, None], pa.string())))
+            if not known.all():
+                faults.give(f"enum:{named.name}", ~known)
+    return pa.RecordBatch.from_arrays(columns, schema=record.schema), faults
 
 
 def _blank_to_null(column: pa.Array) -> pa.Array:
@@ -160,7 +164,7 @@ def _convert(named: Field, column: pa.Array) -> tuple[pa.Array, Mask | None]:
     """The column as the record holds it, and the rows whose value is of the wrong type, if any."""
     match named.type:
         case Type.STRING:
-            return _blank_to_null(column), None
+            return column, None
         case Type.INT:
             return column, None if named.minimum is None else _below(column, named.minimum)
         case Type.NUMBER:
@@ -168,9 +172,9 @@ def _convert(named: Field, column: pa.Array) -> tuple[pa.Array, Mask | None]:
         case Type.BOOL:
             return column, None
         case Type.TIME:
-            return parse_times(_blank_to_null(column))
+            return parse_times(column)
         case Type.DATE:
-            return parse_dates(_blank_to_null(column))
+            return parse_dates(column)
         case Type.STRINGS:
             return column, _parents(column, column.flatten().is_null())
         case Type.OBJECTS:
@@ -197,7 +201,7 @@ def _convert_objects(named: Field, lists: pa.ListArray) -> tuple[pa.ListArray, M
     wrong = mask(items.is_null())
     columns = []
     for inner in named.fields:
-        column, faulty = _convert(inner, items.field(inner.name))
+        column, faulty = _convert(inner, _blank_to_null(items.field(inner.name)))
         columns.append(column)
         if faulty is not None:
             wrong |= faulty

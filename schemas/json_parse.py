@@ -32,6 +32,16 @@ _SMALL = 64  # this few payloads are decoded row by row rather than searched
 _PATIENCE = 8  # search for bad payloads until this many times their number were parsed
 _IN_ROW = re.compile(r" in row ([0-9]+)$")
 _UNNAMED = "unexpected field"
+_TWO_OBJECTS = "more objects than payloads"
+_ADJACENT = rb"\}\s*\{"
+_WRONG_BEGINNINGS = {
+    r'[^"n\s]': (Type.STRING, Type.TIME, Type.DATE),
+    r"[^-0-9n\s]|-?[0-9]*(?:[.eE]|[0-9]{19})": (Type.INT,),
+    r"[^-0-9n\s]": (Type.NUMBER,),
+    r"[^tfn\s]": (Type.BOOL,),
+    r"[^\[n\s]": (Type.STRINGS, Type.OBJECTS),
+}
+"""How values of the wrong type begin, and ints that are none."""
 
 Parsed = tuple[pa.Table, Ints]
 
@@ -86,66 +96,87 @@ class _FailedError(Exception):
     """The parser did not take the payloads; its message says why."""
 
 
+class _Lines:
+    """Payloads of one piece, their positions in the batch, and their bytes joined by line feeds."""
+
+    def __init__(self, values: pa.BinaryArray, rows: Ints) -> None:
+        self.values = values
+        self.rows = rows
+        lines = pc.binary_join_element_wise(values, pa.scalar(b""), pa.scalar(b"\n"))
+        self.offsets, data = views(lines)
+        self.data = data[: self.offsets[-1]]
+        self.joined = lines.buffers()[2]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def but(self, left_out: Mask) -> "_Lines":
+        """Without some payloads."""
+        if not left_out.any():
+            return self
+        return _Lines(self.values.filter(pa.array(~left_out)), self.rows[~left_out])
+
+    def halves(self) -> "tuple[_Lines, _Lines]":
+        half = len(self) // 2
+        first, second = slice(0, half), slice(half, None)
+        return _Lines(self.values[first], self.rows[first]), _Lines(self.values[second], self.rows[second])
+
+    def tail(self, start: int) -> pa.Buffer:
+        """The bytes from payload `start` on."""
+        return self.joined.slice(int(self.offsets[start]), int(self.offsets[-1] - self.offsets[start]))
+
+
 class _Parser:
-    """Parses pieces of one batch; remembers between them whether payloads have fields without a name."""
+    """Parses pieces of one batch, and remembers between them what its payloads are like."""
 
     def __init__(self, record: Record) -> None:
         self.schema = parse_schema(record)
-        self.unnamed = False
+        self.mistyped = _mistyped(record)
+        self.unnamed = False  # payloads have fields without a name
+        self.blank = False  # payloads have empty strings where other types belong
         self.patience = 0
-        self.fractional = _fractional_ints(record)
 
     def piece(self, values: pa.BinaryArray, rows: Ints) -> list[Parsed]:
         """Tables and rows of the payloads that parse; see `parse`."""
         self.patience = _PATIENCE * (len(values) + _START)
-        offsets, data, joined = _join(values)
-        suspected = np.zeros(len(values), dtype=bool)
-        if data.min() == 0:
-            suspected |= with_byte(data, offsets, 0)
-        if not _is_utf8(joined):
-            suspected |= ~np.fromiter(map(_decodes, values.to_pylist()), dtype=bool, count=len(values))
+        lines = _Lines(_nulled(values) if self.blank else values, rows)
+        suspected = np.zeros(len(lines), dtype=bool)
+        if lines.data.min() == 0:
+            suspected |= with_byte(lines.data, lines.offsets, 0)
+        if not _is_utf8(lines.tail(0)):
+            suspected |= ~np.fromiter(map(_decodes, lines.values.to_pylist()), dtype=bool, count=len(lines))
         if self.unnamed:
-            suspected |= odd_payloads(data, offsets)
-        if suspected.any():
-            return self._without(suspected, values, rows)
-        return self._settle(values, rows)
+            suspected |= odd_payloads(lines.data, lines.offsets)
+        return self._settle(lines.but(suspected))
 
-    def _without(self, suspected: Mask, values: pa.BinaryArray, rows: Ints) -> list[Parsed]:
-        kept = ~suspected
-        return self._settle(values.filter(pa.array(kept)), rows[kept])
-
-    def _settle(self, values: pa.BinaryArray, rows: Ints) -> list[Parsed]:
+    def _settle(self, lines: _Lines) -> list[Parsed]:
         """Parse all, or find out which payloads are in the way and parse the others."""
-        count = len(values)
-        if count == 0:
-            return []
-        offsets, data, joined = _join(values)
-        bad = np.zeros(count, dtype=bool)
+        bad = np.zeros(len(lines), dtype=bool)
         start = 0
-        while start < count:
+        while start < len(lines):
             self.patience -= _START
             if self.patience < 0:
                 return []
             try:
-                table = self._read(joined.slice(offsets[start]), count - start)
+                table = self._read(lines.tail(start), len(lines) - start)
             except _FailedError as failed:
-                if _UNNAMED in str(failed) and not self.unnamed:
-                    self.unnamed = True
-                    return self._without(odd_payloads(data, offsets), values, rows)
-                blamed, start = self._blame(str(failed), values, start)
+                if (learnt := self._learn(str(failed), lines)) is not None:
+                    return self._settle(learnt)
+                blamed, start = self._blame(str(failed), lines, start)
                 if not blamed.any():
                     break
                 bad |= blamed
             else:
                 if start == 0:
-                    return [_finite(table, rows)]
+                    return [_finite(table, lines.rows)]
+                self.patience -= len(lines) - start
                 break
         if bad.any():
-            return self._without(bad, values, rows)
-        if count <= _SMALL:
+            return self._settle(lines.but(bad))
+        if len(lines) <= _SMALL:
             return []
-        half = count // 2
-        return [*self._settle(values[:half], rows[:half]), *self._settle(values[half:], rows[half:])]
+        first, second = lines.halves()
+        return [*self._settle(first), *self._settle(second)]
 
     def _read(self, joined: pa.Buffer, count: int) -> pa.Table:
         """The table of `count` payloads, or `_FailedError`."""
@@ -161,44 +192,61 @@ class _Parser:
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
             raise _FailedError(str(error)) from error
         if table.num_rows != count:
-            self.patience -= count
-            raise _FailedError("some payload holds more than one object")
+            raise _FailedError(_TWO_OBJECTS)
         assert table.schema == self.schema
         return table
 
-    def _blame(self, message: str, values: pa.BinaryArray, start: int) -> tuple[Mask, int]:
+    def _learn(self, message: str, lines: _Lines) -> _Lines | None:
+        """What to parse instead where the message shows something about all payloads that was not known."""
+        if _UNNAMED in message and not self.unnamed:
+            self.unnamed = True
+            return lines.but(odd_payloads(lines.data, lines.offsets))
+        if message.partition(" in row ")[0].endswith(" to string") and not self.blank:
+            self.blank = True
+            return _Lines(_nulled(lines.values), lines.rows)
+        return None
+
+    def _blame(self, message: str, lines: _Lines, start: int) -> tuple[Mask, int]:
         """Payloads that the parser's message speaks of, and from where to look for more.
 
         Only a hint: whoever is blamed wrongly is decoded by row, whoever is not blamed fails again.
         """
-        blamed = np.zeros(len(values), dtype=bool)
+        if "changed from" in message or "convert" in message or message == _TWO_OBJECTS:
+            self.patience -= len(lines)
+            pattern = _ADJACENT if message == _TWO_OBJECTS else self.mistyped
+            blamed = mask(pc.match_substring_regex(lines.values, pattern))
+            if blamed.any():
+                return blamed, len(lines)
+        blamed = np.zeros(len(lines), dtype=bool)
         place = _IN_ROW.search(message)
-        if place is not None:
-            row = start + int(place[1])
-            self.patience -= row - start
-            # What follows an object in its payload is counted as another row.
-            blamed[row if "Column(/" in message else max(start, row - 1) : row + 1] = True
-            return blamed, row + 1
-        self.patience -= len(values)
-        if "convert" in message and self.fractional is not None:
-            blamed = mask(pc.match_substring_regex(values, self.fractional))
-            return blamed, len(values)
-        return blamed, start
+        if place is None:
+            self.patience -= len(lines) - start
+            return blamed, start
+        row = start + int(place[1])
+        self.patience -= row - start
+        # What follows an object in its payload is counted as another row.
+        blamed[row if "Column(/" in message else max(start, row - 1) : row + 1] = True
+        return blamed, row + 1
 
 
-def _fractional_ints(record: Record) -> bytes | None:
-    """A pattern for ints that the parser cannot convert: with a fraction, an exponent, or too many digits."""
-    names = [field.name for field in record.fields if field.type is Type.INT]
-    if not names:
-        return None
-    return rf'"(?:{"|".join(names)})"\s*:\s*-?[0-9]*(?:[.eE]|[0-9]{{19}})'.encode()
+def _mistyped(record: Record) -> bytes:
+    """A pattern for most payloads with a value that the parser cannot make into its field's type."""
+    fields = [*record.fields, *(inner for field in record.fields for inner in field.fields)]
+    patterns = []
+    for wrong, types in _WRONG_BEGINNINGS.items():
+        names = sorted({field.name for field in fields if field.type in types})
+        if names:
+            patterns.append(rf'"(?:{"|".join(names)})"\s*:\s*(?:{wrong})')
+    return "|".join(patterns).encode()
 
 
-def _join(values: pa.BinaryArray) -> tuple[Ints, Bytes, pa.Buffer]:
-    """The payloads, each followed by a line feed: where each begins, and the bytes."""
-    lines = pc.binary_join_element_wise(values, pa.scalar(b""), pa.scalar(b"\n"))
-    offsets, data = views(lines)
-    return offsets, data[: offsets[-1]], lines.buffers()[2].slice(0, int(offsets[-1]))
+def _nulled(values: pa.BinaryArray) -> pa.BinaryArray:
+    """Null for every empty string that is the value of a field: the contract makes no difference.
+
+    In valid JSON `:""` is nothing else. In what is not, it may lie within quotes: the tab, white space
+    between values and forbidden in strings, sees to it that nothing wrong becomes right.
+    """
+    return pc.replace_substring_regex(values, pattern=rb':[ \t\r\n]*""', replacement=b":\tnull")
 
 
 def _is_utf8(joined: pa.Buffer) -> bool:

@@ -5,8 +5,9 @@ every payload that is wrong or merely odd, so each reason that an operator reads
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 
 import orjson
 
@@ -37,10 +38,46 @@ class Tombstone:
 
 
 class _Wrong:
-    """What `_convert` returns for a value of the wrong type; every JSON value is taken."""
+    """What a converter returns for a value of the wrong type; every JSON value is taken."""
 
 
 _WRONG = _Wrong()
+
+Convert = Callable[[object], object]
+"""From a JSON value that is not null to the decoded one, or `_WRONG`."""
+
+
+class _Shape:
+    """A record's fields made ready for decoding."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.required = [field.name for field in record.fields if field.required]
+        self.converts = [(field.name, _convert(field)) for field in record.fields]
+        self.enums = [(field.name, {None, *field.enum}) for field in record.fields if field.enum]
+        self.inner_names = {field.name: {inner.name for inner in field.fields} for field in record.fields}
+        names = set(self.inner_names).union(*self.inner_names.values())
+        self.quoted = [f'"{name}"'.encode() for name in sorted(names)]
+
+    @cached_property
+    def tombstone(self) -> Record:
+        """What a tombstone of this reference record looks like when it is written as a line."""
+        assert self.record.key, "only reference records have tombstones"
+        ids = tuple(self.record.by_name[name] for name in self.record.key)
+        at = Field("tombstone_at", Type.TIME, required=True)
+        return Record(self.record.name, (*ids, at), self.record.key)
+
+
+_SHAPES: dict[int, _Shape] = {}
+
+
+def _shape(record: Record) -> _Shape:
+    # By identity: hashing a record hashes all its fields, which takes longer than decoding a row. The shape
+    # holds the record, so that its id is not given to another.
+    shape = _SHAPES.get(id(record))
+    if shape is None:
+        shape = _SHAPES[id(record)] = _Shape(record)
+    return shape
 
 
 def decode_row(record: Record, value: bytes | None) -> Row | Rejected:
@@ -63,19 +100,21 @@ def decode_row(record: Record, value: bytes | None) -> Row | Rejected:
         return Rejected("not_json")
     if not isinstance(parsed, dict):
         return Rejected("not_object")
+    shape = _shape(record)
     twice = repeated_fields(record, value)
-    for field in record.fields:
-        if field.required and field.name not in twice and _is_null(parsed.get(field.name)):
-            return Rejected(f"missing:{field.name}")
+    for name in shape.required:
+        if name not in twice and _is_null(parsed.get(name)):
+            return Rejected(f"missing:{name}")
     row: Row = {}
-    for field in record.fields:
-        converted = _WRONG if field.name in twice else _convert(field, parsed.get(field.name))
+    for name, convert in shape.converts:
+        sent = parsed.get(name)
+        converted = _WRONG if name in twice else None if _is_null(sent) else convert(sent)
         if converted is _WRONG:
-            return Rejected(f"type:{field.name}")
-        row[field.name] = converted
-    for field in record.fields:
-        if field.enum and row[field.name] not in (None, *field.enum):
-            return Rejected(f"enum:{field.name}")
+            return Rejected(f"type:{name}")
+        row[name] = converted
+    for name, known in shape.enums:
+        if row[name] not in known:
+            return Rejected(f"enum:{name}")
     return row
 
 
@@ -87,7 +126,7 @@ def tombstone_line(record: Record, value: bytes) -> Tombstone | Rejected | None:
     """
     if b"tombstone_at" not in value and b"\\" not in value:
         return None
-    shape = _tombstone_shape(record)
+    shape = _shape(record).tombstone
     try:
         parsed = orjson.loads(value) if len(value) <= MAX_BYTES else None
     except orjson.JSONDecodeError:
@@ -102,56 +141,68 @@ def tombstone_line(record: Record, value: bytes) -> Tombstone | Rejected | None:
     return Tombstone(tuple(str(row[name]) for name in record.key), at)
 
 
-@lru_cache
-def _tombstone_shape(record: Record) -> Record:
-    assert record.key, "only reference records have tombstones"
-    ids = tuple(record.by_name[name] for name in record.key)
-    return Record(record.name, (*ids, Field("tombstone_at", Type.TIME, required=True)), record.key)
-
-
 def _is_null(value: object) -> bool:
     return value is None or value == ""
 
 
-def _convert(field: Field, value: object) -> object:
-    """The decoded value, None where nothing was sent, `_WRONG` where it is of the wrong type."""
-    if _is_null(value):
-        return None
+def _convert(field: Field) -> Convert:
+    """The converter of a field's type."""
     match field.type:
         case Type.STRING:
-            return value if isinstance(value, str) else _WRONG
+            return _string
         case Type.INT:
-            # type() and not isinstance(): a bool is an int in Python, and not in the contract
-            return value if type(value) is int and value in _INT64 and _bounded(field, value) else _WRONG
+            lowest = _INT64.start if field.minimum is None else field.minimum
+            return lambda value: _int(value, lowest)
         case Type.NUMBER:
-            # + 0.0 makes -0.0 and the integer -0 the same plain zero
-            return float(value) + 0.0 if type(value) in (int, float) else _WRONG  # type: ignore[arg-type]
+            return _number
         case Type.BOOL:
-            return value if isinstance(value, bool) else _WRONG
-        case Type.TIME | Type.DATE:
-            parse = parse_time if field.type is Type.TIME else parse_date
-            parsed = parse(value) if isinstance(value, str) else None
-            return _WRONG if parsed is None else parsed
+            return lambda value: value if isinstance(value, bool) else _WRONG
+        case Type.TIME:
+            return lambda value: _parsed(parse_time, value)
+        case Type.DATE:
+            return lambda value: _parsed(parse_date, value)
         case Type.STRINGS:
-            right = isinstance(value, list) and all(isinstance(item, str) for item in value)
-            return value if right else _WRONG
+            return _strings
         case Type.OBJECTS:
-            return _convert_items(field, value)
+            converts = [(inner.name, _convert(inner)) for inner in field.fields]
+            return lambda value: _objects(converts, value)
 
 
-def _bounded(field: Field, value: int) -> bool:
-    return field.minimum is None or value >= field.minimum
+def _string(value: object) -> object:
+    return value if isinstance(value, str) else _WRONG
 
 
-def _convert_items(field: Field, value: object) -> object:
+def _int(value: object, lowest: int) -> object:
+    # type() and not isinstance(): a bool is an int in Python, and not in the contract
+    return value if type(value) is int and lowest <= value < _INT64.stop else _WRONG
+
+
+def _number(value: object) -> object:
+    # + 0.0 makes -0.0 and the integer -0 the same plain zero
+    return float(value) + 0.0 if type(value) is int or type(value) is float else _WRONG
+
+
+def _parsed(parse: Callable[[str], object], value: object) -> object:
+    parsed = parse(value) if isinstance(value, str) else None
+    return _WRONG if parsed is None else parsed
+
+
+def _strings(value: object) -> object:
+    return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else _WRONG
+
+
+def _objects(converts: list[tuple[str, Convert]], value: object) -> object:
     if not isinstance(value, list):
         return _WRONG
     items: list[Row] = []
     for item in value:
         if not isinstance(item, dict):
             return _WRONG
-        converted = {inner.name: _convert(inner, item.get(inner.name)) for inner in field.fields}
-        if _WRONG in converted.values():
+        converted: Row = {}
+        for name, convert in converts:
+            sent = item.get(name)
+            converted[name] = None if _is_null(sent) else convert(sent)
+        if any(inner is _WRONG for inner in converted.values()):
             return _WRONG
         items.append(converted)
     return items
@@ -167,10 +218,10 @@ def repeated_fields(record: Record, value: bytes) -> set[str]:
     the tokens: strings, brackets and colons; what stands between them does not matter. Names are compared
     after their escapes are resolved.
     """
-    names = _quoted_names(record)
-    if b"\\" not in value and all(value.count(name) < 2 for name in names):
+    shape = _shape(record)
+    if b"\\" not in value and all(value.count(name) < 2 for name in shape.quoted):
         return set()
-    inner_names = {field.name: {inner.name for inner in field.fields} for field in record.fields}
+    inner_names = shape.inner_names
     twice: set[str] = set()
     seen: set[str] = set()
     seen_in_item: set[str] = set()
@@ -198,13 +249,6 @@ def repeated_fields(record: Record, value: bytes) -> set[str]:
         else:
             string = text
     return twice
-
-
-@lru_cache
-def _quoted_names(record: Record) -> tuple[bytes, ...]:
-    names = {field.name for field in record.fields}
-    names |= {inner.name for field in record.fields for inner in field.fields}
-    return tuple(f'"{name}"'.encode() for name in sorted(names))
 
 
 def _unquote(string: bytes) -> str:

@@ -1,5 +1,6 @@
 """The simulated data centre: what is planted is found by a plain reading of the contract, nothing else."""
 
+import contextlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -8,9 +9,13 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
+from rules.judge import Judge
+from rules.rule import load_all
 from schemas.errors import UsageError
 from schemas.events import EVENTS
+from sinks.views import connect
 from stream.commands.simulate import command
+from stream.scan import scan as product_scan
 from stream.simulation import bench, files
 from stream.simulation.clock import HOUR, iso, micros
 from stream.simulation.incident import RECONCILER
@@ -83,6 +88,18 @@ def test_other_seeds_and_sizes(settings: Settings, tmp_path: Path) -> None:
     simulation = simulate(settings)
     files.write(simulation.messages(), tmp_path)
     assert found(scan(tmp_path, simulation.until)) == planted(simulation, None)
+
+
+def test_scan_finds_the_same(small: Simulation, tmp_path: Path) -> None:
+    source, lake = tmp_path / "site", tmp_path / "lake"
+    files.write(small.messages(), source)
+    product_scan(source, lake, Judge(load_all()), small.until)
+    with contextlib.closing(connect(lake)) as connection:
+        rows = connection.execute("SELECT rule_id, subject FROM finding").fetchall()
+        rejected = connection.execute("SELECT topic, reason FROM dead_letter").fetchall()
+    assert set(rows) == planted(small, None)
+    assert len(rows) == len(set(rows))
+    assert rejected == [("custody.access", "enum:method")]
 
 
 def test_only_the_planted_record_is_rejected(judged: Scanned) -> None:

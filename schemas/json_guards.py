@@ -79,7 +79,10 @@ def _long_numbers(data: Bytes) -> Ints:
             return np.empty(0, dtype=np.int64)
         run = run[:-length] & run[length:]
         length *= 2
-    return np.flatnonzero(run) * _STRIDE
+    places = np.flatnonzero(run) * _STRIDE
+    # a list of serials can fall in step with the samples: only what is digits throughout is suspected
+    window = np.arange((_SAMPLES - 1) * _STRIDE)
+    return places[_DIGIT[data[places[:, None] + window]].all(axis=1)]
 
 
 def _large_exponents(data: Bytes) -> Ints:

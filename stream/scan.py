@@ -65,7 +65,7 @@ def scan(
     target = Lake.open(lake)
     if not target.is_empty():
         raise UsageError(f"{lake} already holds records; scan into a new lake")
-    references = References()
+    references = References(judge.columns)
     summary = Summary()
     for record in (*REFERENCES.values(), *EVENTS.values()):
         file = source / f"{record.name}.ndjson"

@@ -4,6 +4,7 @@ Lines are split as `scan` splits them: only LF ends a line and nothing follows t
 valid record is shipped as it is: judging it is the worker's work, and its rejection is evidence.
 """
 
+import hashlib
 import json
 import threading
 import time
@@ -114,6 +115,8 @@ class Shipper:
         self.summary = Summary(topic)
         self._event_time = event_time
         self._limits = limits or Limits()
+        # A compacted topic takes no record without a key, and a line without an id must not replace another.
+        self._needs_key = topic in REFERENCES or self._limits.compacted
         self._done = threading.Condition()  # answers come in the sender's thread
         self._waiting = 0
         self._failed: tuple[int, str, BaseException] | None = None  # the earliest line that failed
@@ -169,11 +172,14 @@ class Shipper:
             self.summary.first_refusal = self.summary.first_refusal or f"{place}: {reason}"
             return
         self.summary.expired += stamp is not None and self._limits.is_expired(stamp, now)
+        key = sent.key
+        if key is None and self._needs_key and sent.value is not None:
+            key = hashlib.sha256(sent.value).hexdigest().encode()
         number = self.summary.read
         with self._done:
             self._waiting += 1
         try:
-            future = self._producer.send(self.summary.topic, sent.value, sent.key, timestamp_ms=stamp)
+            future = self._producer.send(self.summary.topic, sent.value, key, timestamp_ms=stamp)
         except KafkaError as error:
             self._answered((number, place, error))
         else:
@@ -211,6 +217,7 @@ class Limits:
     behind_ms: int = FOREVER_MS
     retention_ms: int = FOREVER_MS
     log_append_time: bool = False
+    compacted: bool = False
 
     @classmethod
     def of(cls, settings: Mapping[str, str]) -> "Limits":
@@ -222,6 +229,7 @@ class Limits:
             ahead_ms=int(settings.get("message.timestamp.after.max.ms", cls.ahead_ms)),
             behind_ms=int(settings.get("message.timestamp.before.max.ms", cls.behind_ms)),
             retention_ms=FOREVER_MS if kept else retention,
+            compacted="compact" in settings.get("cleanup.policy", ""),
             log_append_time=settings.get(TIMESTAMP_TYPE) == LOG_APPEND_TIME,
         )
 
@@ -308,7 +316,10 @@ def _stamp(fields: Mapping[str, object]) -> int | None:
 
 def _tombstone_at(record: Record, line: bytes) -> int | None:
     """The time (ms) of a tombstone line, None where the line is none: other names, a name twice, no time."""
-    pairs = json.loads(line, object_pairs_hook=list)
+    try:
+        pairs = json.loads(line, object_pairs_hook=list)
+    except RecursionError:  # nested too deep for json, so there is more in it than texts
+        return None
     if sorted(name for name, _ in pairs) != sorted((*record.key, "tombstone_at")):
         return None
     at = dict(pairs)["tombstone_at"]

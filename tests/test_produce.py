@@ -81,6 +81,11 @@ def test_a_faulty_tombstone_line_is_shipped_as_it_is(line: str) -> None:
     assert message("custody.party", line.encode()).timestamp_ms is None
 
 
+def test_a_deep_tombstone_line_is_shipped_as_it_is() -> None:
+    line = b'{"party_id":"P-1","tombstone_at":' + b"[" * 1023 + b"]" * 1023 + b"}"
+    assert message("custody.party", line) == Message(b"P-1", line)
+
+
 def test_events_have_no_tombstone_lines() -> None:
     line = b'{"allocation_id":"A-1","tombstone_at":"2026-03-01T00:00:00Z"}'
     assert message("custody.allocation", line) == Message(b"A-1", line)
@@ -229,6 +234,16 @@ def test_tombstones_and_times_arrive(broker: LocalKafka, tmp_path: Path) -> None
     assert abs(version.timestamp - time.time() * 1000) < 60_000
     assert tombstone.value is None
     assert tombstone.timestamp == 1_772_323_200_000
+
+
+def test_lines_without_an_id_reach_a_compacted_topic_and_replace_nothing(broker: LocalKafka) -> None:
+    bad = [b"", b"{", b'{"serial":7}', b'{"version":1}']
+    done = sekisho(broker, "--topic", "custody.asset", "--create", "-", stdin=b"\n".join(bad) + b"\n")
+    assert done.returncode == 0, done.stderr
+    assert b"4 without a key" in done.stdout
+    records = read(broker, "custody.asset", 4)
+    assert sorted(record.value for record in records) == sorted(bad)
+    assert len({record.key for record in records}) == 4
 
 
 def test_event_time_needs_a_topic_that_takes_it(broker: LocalKafka, tmp_path: Path) -> None:

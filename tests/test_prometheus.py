@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import time
 import urllib.parse
 import urllib.request
@@ -17,7 +18,9 @@ import pytest
 
 from deploy import install_prometheus
 from deploy.install_prometheus import Programs
+from deploy.local_kafka import LocalKafka
 from sinks.metrics import DEFAULT_HOST, DEFAULT_PORT, Metrics
+from tests.topics import delete_custody_topics
 
 FOLDER = Path(install_prometheus.__file__).with_name("prometheus")
 RULES = FOLDER / "custody.rules.yml"
@@ -138,35 +141,89 @@ def prometheus(programs: Programs, target: str, folder: Path) -> Iterator[Server
         server.process.wait(20)
 
 
-def test_a_process_is_scraped_and_the_rules_evaluate(programs: Programs, tmp_path: Path) -> None:
-    metrics = Metrics(rules=[("gap.identity.unknown", "high")])
-    port = metrics.serve(port=0)
-    metrics.read("custody.access", 10)
-    metrics.landed("custody.access", 8)
-    metrics.rejected("custody.access", "not_json", 1)
-    metrics.found("gap.identity.unknown", "high", 3)
-    metrics.offsets(read=10, landed=8, end=12)
-    metrics.committed(time.time() - 5)
-    metrics.references("party", 2, time.time() - 100)
-    with prometheus(programs, f"127.0.0.1:{port}", tmp_path) as server:
-        server.wait(lambda: server.value("instance:custody_unlanded:records") == 4)
-        assert server.value("sum(custody_events_read_total)") == 10
-        assert server.value('custody_events_rejected_total{reason="not_json",topic="custody.access"}') == 1
-        assert server.value('sum(custody_findings_total{severity="high"})') == 3
-        age = server.value("instance:custody_commit_age:seconds")
-        assert age is not None
-        assert 4 < age < 60
+def test_a_worker_is_scraped_and_the_rules_evaluate(
+    programs: Programs, kafka: LocalKafka, tmp_path: Path
+) -> None:
+    """Records through Kafka and a worker into a lake, as Prometheus sees them; no alert fires."""
+    address = f"127.0.0.1:{free_port()}"
+    access = [event(n) for n in range(20)]
+    with worker(kafka, tmp_path, address), prometheus(programs, address, tmp_path) as server:
+        ship(kafka, "custody.party", [party("P-1"), party("P-2"), b"{}"])
+        ship(kafka, "custody.access", [*access, b"no json", b'{"event_id":7}'])
+        server.wait(lambda: server.value("sum(custody_events_landed_total)") == 25)
+        server.wait(lambda: server.value("instance:custody_unlanded:records") == 0)
+        assert server.value("sum(custody_events_read_total)") == 25
+        rejected = server.get("query", query="custody_events_rejected_total > 0")["result"]
+        assert {(r["metric"]["topic"], r["metric"]["reason"], r["value"][1]) for r in rejected} == {
+            ("custody.party", "missing:party_id", "1"),
+            ("custody.access", "not_json", "1"),
+            ("custody.access", "missing:occurred_at", "1"),
+        }
+        assert server.value('sum(custody_findings_total{rule="gap.identity.unknown"})') == 20
+        assert server.value('custody_reference_versions{stream="party"}') == 2
+        assert (server.value("custody_commit_seconds_count") or 0) >= 1
+        server.wait(lambda: (server.value("instance:custody_commit_age:seconds") or 99) < 60)
         server.wait(
-            lambda: bool(server.get("query", query="job_stream:custody_reference_age:seconds")["result"])
+            lambda: server.value('job_stream:custody_reference_age:seconds{stream="party"}') is not None
         )
-        rules = [rule for group in server.get("rules")["groups"] for rule in group["rules"]]
-        assert len(rules) >= 11
-        server.wait(
-            lambda: (
-                {rule["health"] for group in server.get("rules")["groups"] for rule in group["rules"]}
-                == {"ok"}
-            )
-        )
-        types = server.get("targets/metadata", metric="custody_commit_seconds")
-        assert types[0]["type"] == "histogram"
+        server.wait(lambda: rule_health(server) == {"ok"})
+        assert server.get("targets/metadata", metric="custody_commit_seconds")[0]["type"] == "histogram"
         assert server.value('count(ALERTS{alertstate="firing"})') is None
+
+
+def rule_health(server: Server) -> set[str]:
+    return {rule["health"] for group in server.get("rules")["groups"] for rule in group["rules"]}
+
+
+def party(party_id: str) -> bytes:
+    text = {"party_id": party_id, "version": 1, "valid_from": "2026-01-01T00:00:00Z", "status": "verified"}
+    return json.dumps(text).encode()
+
+
+def event(number: int) -> bytes:
+    text = {
+        "event_id": f"E-{number}",
+        "occurred_at": "2026-03-01T00:00:00Z",
+        "source": "gateway",
+        "principal": f"corp:nobody-{number}",
+        "action": "call",
+    }
+    return json.dumps(text).encode()
+
+
+def sekisho(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from stream.cli import main; main()", *arguments]
+
+
+def ship(kafka: LocalKafka, topic: str, lines: list[bytes]) -> None:
+    command = sekisho("produce", "--brokers", kafka.bootstrap, "--topic", topic, "-")
+    subprocess.run(command, input=b"\n".join(lines), capture_output=True, check=True, timeout=60)
+
+
+@contextmanager
+def worker(kafka: LocalKafka, folder: Path, metrics: str) -> Iterator[None]:
+    """A worker process on topics of its own making, up when the block begins."""
+    delete_custody_topics(kafka.bootstrap)
+    settings = {
+        "brokers": kafka.bootstrap,
+        "lake": str(folder / "lake"),
+        "group": "prometheus-test",
+        "partitions": "2",
+        "metrics": metrics,
+        "commit-seconds": "0.5",
+    }
+    options = [text for name, value in settings.items() for text in (f"--{name}", value)]
+    log = folder / "worker.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(sekisho("worker", *options), stdout=file, stderr=file)
+    try:
+        deadline = time.monotonic() + 60
+        while "sekisho worker of group" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+        delete_custody_topics(kafka.bootstrap)

@@ -4,6 +4,7 @@ import re
 import socket
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -175,3 +176,20 @@ def test_serves_on_loopback_and_names_a_taken_address() -> None:
         Metrics().serve(port=port)
     with socket.socket() as probe:  # not on the machine's other addresses
         assert probe.connect_ex(("127.0.0.2", port)) != 0
+
+
+def test_the_documentation_names_every_metric_and_every_label() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    rows = dict(re.findall(r"^\| `(custody_\w+)` \| (.*)$", text, re.MULTILINE))
+    metrics = Metrics(rules=[("gap.identity.unknown", "high")])
+    metrics.references("party", 1, 1.0)
+    exported = {}
+    for family in metrics.registry.collect():
+        if family.name.startswith("custody_"):
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            exported[name] = family.type, {label for s in family.samples for label in s.labels} - {"le"}
+    assert set(rows) == set(exported)
+    for name, (kind, labels) in exported.items():
+        said = rows[name].split("|")
+        assert said[0].strip() == kind
+        assert set(re.findall(r"`(\w+)`", said[1])) == labels, name

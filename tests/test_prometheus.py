@@ -65,6 +65,13 @@ def test_every_alert_has_a_test_that_fires_it_and_says_what_to_do() -> None:
         assert re.search(rf"alertname: {alert}\n\s+exp_alerts:\n\s+- exp_labels", tests), alert
 
 
+def test_the_documentation_names_every_alert_with_its_severity() -> None:
+    text = (FOLDER.parent.parent / "docs" / "metrics.md").read_text()
+    documented = re.findall(r"^\| `(Custody\w+)` \| (\w+) \|", text, re.MULTILINE)
+    alerts = re.findall(r"- alert: (\w+)\n.*?severity: (\w+)", RULES.read_text(), re.DOTALL)
+    assert documented == alerts
+
+
 def test_rules_use_only_metrics_that_exist() -> None:
     families = list(Metrics().registry.collect())
     exported = {family.name for family in families} | {s.name for family in families for s in family.samples}

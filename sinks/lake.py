@@ -13,7 +13,7 @@ from schemas.record import Record
 from schemas.tables import TABLES, typed
 from sinks import views
 from sinks.batch import Batch, Partition, app_id, owed_id, read_id
-from sinks.durable import make_folder, replace, sync_folder
+from sinks.durable import make_folder
 from sinks.log import DeltaLog
 from sinks.parquet import TableFile
 from sinks.transaction import Conflict, Transaction
@@ -49,7 +49,7 @@ class Lake:
         logs = {}
         for table, schema in TABLES.items():
             logs[table] = DeltaLog.open(folder / table, schema.append(_DT), append_only=table == "raw")
-        _write_views(folder)
+        views.write(folder)
         return cls(folder, logs)
 
     def offsets(self) -> dict[Partition, int]:
@@ -192,15 +192,3 @@ class Lake:
 def exists(folder: Path) -> bool:
     """Whether there is a lake in `folder`."""
     return (folder / "raw" / "_delta_log").is_dir()
-
-
-def _write_views(folder: Path) -> None:
-    """Writes views.sql and the empty files it falls back on, where they differ from this version's."""
-    text = views.views_sql(folder).encode()
-    target = folder / views.FILE
-    if target.is_file() and target.read_bytes() == text:
-        return
-    make_folder(folder / views.EMPTY)
-    views.write_empty(folder)
-    sync_folder(folder / views.EMPTY)
-    replace(target, text)

@@ -15,6 +15,7 @@ from schemas.errors import SekishoError
 from schemas.record import Record
 from schemas.reference import REFERENCES
 from schemas.tables import FINDING_EVENT, RAW, TABLES
+from sinks.durable import make_folder, replace, told
 
 FILE = "views.sql"
 EMPTY = "_empty"
@@ -160,11 +161,23 @@ def connect(lake: str | Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def write_empty(lake: Path) -> None:
-    """Writes the empty files of folder EMPTY."""
-    pq.write_table(_CHECKPOINT.empty_table(), lake / EMPTY / "checkpoint.parquet")
-    for table, schema in TABLES.items():
-        pq.write_table(schema.empty_table(), lake / EMPTY / f"{table}.parquet", store_schema=False)
+def write(lake: Path) -> None:
+    """Writes views.sql, and the empty files it falls back on, where they differ from this version's."""
+    make_folder(lake / EMPTY)
+    contents = {lake / EMPTY / f"{table}.parquet": _empty(schema) for table, schema in TABLES.items()}
+    contents[lake / EMPTY / "checkpoint.parquet"] = _empty(_CHECKPOINT)
+    contents[lake / FILE] = views_sql(lake).encode()
+    for path, content in contents.items():
+        with told(path):
+            current = path.read_bytes() if path.is_file() else None
+        if current != content:
+            replace(path, content)
+
+
+def _empty(schema: pa.Schema) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink, store_schema=False)
+    return sink.getvalue().to_pybytes()
 
 
 def _view(table: str, schema: pa.Schema) -> str:

@@ -33,7 +33,7 @@ def batch(rows: Iterable[Row], schema: pa.Schema) -> pa.RecordBatch:
 
 
 def landing(record: Record, offsets: Mapping[int, Iterable[int]]) -> Landing:
-    """Rows of `record` at `offsets` by partition: every 7th is rejected, every 5th accepted event fires a rule."""
+    """Rows of `record` at `offsets` by partition: every 7th is rejected, every 5th event fires a rule."""
     places = [(partition, offset) for partition, these in offsets.items() for offset in these]
     raw = [_raw(record, *place) for place in places]
     accepted = [place for place in places if not is_rejected(*place)]

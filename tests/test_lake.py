@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
-from deltalake.transaction import AddAction, CommitProperties, Transaction
+from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
 from schemas.errors import SekishoError
 from schemas.events import ACCESS, ALLOCATION
@@ -224,8 +224,8 @@ def test_statistics_bound_the_rows(tmp_path: Path) -> None:
     assert actions["num_records"].to_pylist() == [read.num_rows]
     for name in ("offset", "partition", "topic", "occurred_at", "broker_time"):
         values = read[name].to_pylist()
-        assert actions[f"min.{name}"].to_pylist() == [min(values)]
-        assert actions[f"max.{name}"].to_pylist() == [max(values)]
+        assert actions[f"min.{name}"].to_pylist() == [min(values)]  # type: ignore[type-var]
+        assert actions[f"max.{name}"].to_pylist() == [max(values)]  # type: ignore[type-var]
         assert actions[f"null_count.{name}"].to_pylist() == [0]
 
 
@@ -332,14 +332,14 @@ def test_checkpoints_come_by_interval_and_old_ones_go_but_no_entry_does(tmp_path
 
 
 def test_other_delta_writers_may_commit_beside(tmp_path: Path) -> None:
-    """Compaction by the deltalake library, an entry of another's with a file swap: we read and build on it."""
+    """Compaction and a bare `txn` by the deltalake library: we read them and build on them."""
     lake = Lake.open(tmp_path)
     for start in range(0, 30, 10):
         land(lake, landing(PARTY, {0: range(start, start + 10)}))
     other = DeltaTable(str(tmp_path / "party"))
     assert other.optimize.compact()["numFilesRemoved"] == 3
     foreign = CommitProperties(app_transactions=[Transaction("someone-else", 7)])
-    no_files: list[AddAction] = []
+    no_files: list[AddAction | RemoveAction] = []
     other.create_write_transaction(no_files, "append", other.schema(), ["dt"], commit_properties=foreign)
     land(lake, landing(PARTY, {0: range(30, 40)}))
     assert sum(one.num_rows for one in lake.versions(PARTY)) == scan(tmp_path, "party").num_rows

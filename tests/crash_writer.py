@@ -1,0 +1,125 @@
+"""A process that lands a batch and dies at its n-th step, and a disk that forgets what was not synced.
+
+A step is a call that changes the disk or makes it durable. The child counts them by wrapping the calls that
+the lake's code makes; nothing in the lake knows of it.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+
+from sinks.lake import Lake
+from tests.landings import land, mixed
+
+context: ForkServerContext = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["tests.crash_writer"])
+
+NEVER = 1 << 30
+
+
+class _Steps:
+    """Counts the steps; kills the process before number `fatal`, after writing down what is durable."""
+
+    def __init__(self, fatal: int, journal: Path) -> None:
+        self.fatal = fatal
+        self.journal = journal
+        self.count = 0
+        self.names: list[str] = []
+        self.synced_files: list[int] = []  # inodes
+        self.synced_folders: dict[str, list[str]] = {}  # names in them when they were last synced
+
+    def step(self, name: str) -> None:
+        if self.count == self.fatal:
+            self.write()
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.names.append(name)
+        self.count += 1
+
+    def write(self) -> None:
+        self.journal.write_text(
+            json.dumps({"names": self.names, "files": self.synced_files, "folders": self.synced_folders})
+        )
+
+    def wrap(self, owner: Any, name: str) -> None:
+        original: Callable[..., Any] = getattr(owner, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.step(name)
+            return original(*args, **kwargs)
+
+        setattr(owner, name, counted)
+
+    def install(self) -> None:
+        fsync = os.fsync
+
+        def recorded(handle: int) -> None:
+            path = Path(f"/proc/self/fd/{handle}").resolve()
+            self.step(f"fsync {path.name}")
+            fsync(handle)
+            if path.is_dir():
+                self.synced_folders[str(path)] = [inner.name for inner in path.iterdir()]
+            else:
+                self.synced_files.append(os.fstat(handle).st_ino)
+
+        os.fsync = recorded  # type: ignore[assignment]
+        self.wrap(os, "link")
+        self.wrap(Path, "replace")
+        self.wrap(Path, "rename")
+        self.wrap(Path, "mkdir")
+        self.wrap(Path, "unlink")
+        self.wrap(pq.ParquetWriter, "write_table")
+        self.wrap(pq.ParquetWriter, "close")
+        self.wrap(DeltaTable, "create_checkpoint")
+        self.wrap(DeltaTable, "create")
+
+
+def write(lake: str, start: int, end: int, fatal: int, journal: str) -> None:
+    """The child: opens, completes, and lands `mixed` offsets from `start` (or where the lake is) to `end`."""
+    steps = _Steps(fatal, Path(journal))
+    steps.install()
+    opened = Lake.open(lake)
+    opened.offsets()
+    if end:
+        land(opened, *mixed(start, end))
+    steps.fatal = NEVER
+    steps.write()
+
+
+def run(lake: Path, start: int, end: int, fatal: int, journal: Path) -> bool:
+    """Runs the child; whether it lived to the end. `journal` then holds its steps and what was durable."""
+    child = context.Process(target=write, args=(str(lake), start, end, fatal, str(journal)))
+    child.start()
+    child.join(60)
+    assert child.exitcode in (0, -signal.SIGKILL), child.exitcode
+    return child.exitcode == 0
+
+
+def cut_power(lake: Path, before: dict[str, int], journal: Path) -> None:
+    """Makes the disk forget: names in folders not synced since, contents of files never synced.
+
+    `before` maps what was there before the child ran to its inode (see `inventory`); all of that is durable.
+    """
+    noted = json.loads(journal.read_text())
+    folders: dict[str, list[str]] = noted["folders"]
+    synced = set(noted["files"])
+    for path in sorted(lake.rglob("*")):
+        name = str(path)
+        if not path.exists() or before.get(name) == path.stat().st_ino:
+            continue
+        if path.name not in folders.get(str(path.parent), []):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        elif path.is_file() and path.stat().st_ino not in synced:
+            os.truncate(path, path.stat().st_size // 2)
+
+
+def inventory(lake: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_ino for path in lake.rglob("*")}

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rules.parameters import Parameter, quote
-from schemas.countries import restricted_sql
+from schemas.countries import restricted_rows
 from schemas.errors import SekishoError
 from schemas.events import EVENTS
 from schemas.record import Record, Type
@@ -23,8 +23,19 @@ from schemas.reference import ASSET, AUTHORIZATION, PARTY, SITE
 EACH = ("serials", "conditions")
 """What a rule may go through one by one; each firing element makes its own subject."""
 
+
+def _restricted() -> str:
+    """list_contains, since IN over two dozen countries takes DuckDB twice as long."""
+    rows = sorted(restricted_rows())
+    always = ", ".join(quote(code) for code, until in rows if until is None)
+    left = [(code, until.isoformat(sep=" ")) for code, until in rows if until is not None]
+    parts = [f"list_contains([{always}], country)"]
+    parts += [f"(country = {quote(code)} AND moment < TIMESTAMP {quote(until)})" for code, until in left]
+    return f"(country, moment) AS ({' OR '.join(parts)})"
+
+
 MACROS: Mapping[str, str] = {
-    "restricted": "(country, moment) AS " + restricted_sql("country", "moment"),
+    "restricted": _restricted(),
     # DuckDB holds that an empty list does not contain null, so null must be asked for.
     "outside": "(allowed, value) AS (value IS NOT NULL AND NOT list_contains(allowed, value))",
 }

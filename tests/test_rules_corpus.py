@@ -1,0 +1,288 @@
+"""The rules themselves: what the contract lists, their timelines, the corpus checks, the lock, the verbs."""
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from setuptools import find_namespace_packages  # type: ignore[import-untyped]
+
+from rules.citations import load_citations
+from rules.judge import Judge
+from rules.lint import lint
+from rules.lock import PATH, read_lock, write_lock
+from rules.rule import ROOT, Kind, Rule, load_all
+from rules.timeline import load_baseline, parse, play, run_test
+from schemas.errors import SekishoError
+from stream.commands.rules import command
+from tests.rule_files import RULE, write
+
+RULES = load_all()
+BY_ID = {rule.id: rule for rule in RULES}
+JUDGE = Judge(RULES)
+BASELINE = load_baseline()
+ALL = "allocation access placement"
+
+CONTRACT = {  # id → streams, subject, each (contract section 4, row rules)
+    "gap.identity.unknown": (ALL, "party", None),
+    "flag.identity.ambiguous": (ALL, "principal", None),
+    "flag.identity.not_verified": (ALL, "party", None),
+    "gap.identity.stale": (ALL, "party", None),
+    "gap.identity.unscreened": (ALL, "party", None),
+    "flag.identity.screening_match": (ALL, "party", None),
+    "flag.identity.restricted_hq": ("allocation access", "party", None),
+    "gap.identity.hq_unknown": ("allocation", "party", None),
+    "gap.access.method_missing": ("access", "source", None),
+    "gap.access.broker_unnamed": ("access", "party", None),
+    "flag.access.broker_unregistered": ("access allocation", "party broker", None),
+    "flag.access.restricted_country": ("access", "party country", None),
+    "flag.access.country_outside_authorization": ("access", "authorization country", None),
+    "flag.access.method_outside_authorization": ("access", "authorization method", None),
+    "gap.location.site_unknown": ("placement", "site/source", None),
+    "flag.location.outside_authorization": ("placement allocation", "authorization site", None),
+    "flag.location.asset_elsewhere": ("placement allocation", "serial", "serials"),
+    "gap.location.no_reverification": ("placement", "workload", None),
+    "gap.authorization.missing": ("allocation", "allocation", None),
+    "gap.authorization.not_in_force": ("access placement", "authorization", None),
+    "flag.authorization.party_not_covered": ("allocation access", "authorization party", None),
+    "flag.authorization.item_not_covered": ("allocation", "authorization model", None),
+    "gap.authorization.condition_overdue": ("allocation", "authorization condition", "conditions"),
+    "gap.procurement.serial_unknown": ("allocation", "serial", "serials"),
+    "flag.procurement.asset_not_installed": ("allocation", "serial", "serials"),
+    "flag.procurement.model_mismatch": ("allocation", "serial", "serials"),
+    "gap.source.clock": (ALL, "source", None),
+}
+
+
+def test_every_row_rule_of_the_contract_is_there_and_stable() -> None:
+    rows = {rule.id: rule for rule in RULES if rule.kind is Kind.ROW}
+    assert set(CONTRACT) <= set(rows)
+    for name, (streams, subject, each) in CONTRACT.items():
+        rule = rows[name]
+        assert sorted(rule.streams) == sorted(streams.split()), name
+        assert (rule.subject, rule.each, rule.status) == (tuple(subject.split()), each, "stable"), name
+
+
+@pytest.mark.parametrize(
+    ("rule", "number"),
+    [pytest.param(rule, n, id=f"{rule.id}-{n}") for rule in RULES for n in range(len(rule.tests))],
+)
+def test_timelines_fire_exactly_what_they_say(rule: Rule, number: int) -> None:
+    outcome = run_test(rule, rule.tests[number], JUDGE, BASELINE)
+    assert outcome.passed, outcome
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+@pytest.mark.parametrize("condition", ["false", "true"])
+def test_a_rules_own_timelines_notice_a_broken_condition(name: str, condition: str) -> None:
+    broken = replace(BY_ID[name], condition=condition, parameters=())
+    judge = Judge([broken if rule.id == name else rule for rule in RULES])
+    assert not all(run_test(broken, test, judge, BASELINE).passed for test in broken.tests)
+
+
+@pytest.mark.parametrize(
+    ("rule", "stream"), [pytest.param(r, s, id=f"{r.id}-{s}") for r in RULES for s in r.streams]
+)
+def test_a_rule_is_shown_to_fire_on_each_of_its_streams(rule: Rule, stream: str) -> None:
+    fired: set[str] = set()
+    for test in rule.tests:
+        steps = parse(test.timeline, BASELINE)
+        fired |= play([s for s in steps if not s.record.is_event or s.record.name == stream], JUDGE)
+    assert any(line.startswith(f"{rule.id} ") for line in fired)
+
+
+def test_the_corpus_is_in_order() -> None:
+    assert lint() == []
+
+
+def test_every_citation_is_used_and_bears_its_mark() -> None:
+    citations = load_citations()
+    assert set(citations) == {name for rule in RULES for name in rule.citations}
+    assert citations["HQ26-1"].mark == "C" and "HQ26-1 [C]" in str(citations["HQ26-1"])
+    assert citations["PS25-2"].mark == "R" and citations["CBC-08"].mark == "S"
+
+
+def test_the_rule_files_are_part_of_the_package() -> None:
+    root = ROOT.parent
+    settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = find_namespace_packages(str(root), include=settings["packages"]["find"]["include"])
+    assert {f"rules.{rule.link}" for rule in RULES} <= set(packages)
+    assert {"*.toml", "*.lock"} <= set(settings["package-data"]["*"])
+
+
+def corpus(root: Path, *changes: tuple[str, str]) -> Path:
+    text = RULE
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    write(root, text)
+    return root
+
+
+def test_a_sound_rule_has_no_problems(tmp_path: Path) -> None:
+    corpus(tmp_path)
+    assert [problem.text for problem in lint(tmp_path)] == [
+        "flag.access.big is not locked; run `sekisho rules lock`"
+    ]
+    write_lock(load_all(tmp_path), tmp_path / "rules.lock")
+    assert lint(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            [('id = "flag.access.big"', 'id = "flag.access.bigger"')],
+            "belongs into access/flag.access.bigger.toml",
+        ),
+        ([('id = "flag.access.big"', 'id = "flag.weather.big"')], "link weather is none of"),
+        ([('citations = ["AU-3"]', 'citations = ["AU-33"]')], "citation AU-33 is not in citations.toml"),
+        ([('severity = "high"', 'severity = "low"')], "severity low does not fit a flag"),
+        ([("enforced = false", "enforced = true")], "what is not codified cannot be enforced"),
+        ([("codified = false", "codified = true\nfrom = 2026-02-01\nto = 2026-01-01")], "to is before from"),
+        ([('title = "Big"', 'title = "A violation"')], "title passes a verdict of law"),
+        ([("sent more than {limit}", "sent {much}")], "{much} is neither subject nor a parameter"),
+        ([("{subject} sent more", "Someone sent more")], "does not name its {subject}"),
+        ([("bytes_out > $limit", "bytes_out > 100")], "parameter limit is not used"),
+        ([('fires = ["flag.access.big party:P-1"]', "fires = []")], "no test in which it fires"),
+        ([("fires = []", 'fires = ["flag.access.big party:P-1"]')], "no test in which it stays silent"),
+        ([('name = "no more"', 'name = "more"')], "two tests of one name"),
+        ([("bytes_out > $limit", "byte_out > $limit")], "byte_out is no field"),
+        ([("bytes_out > $limit", "bytes_out > $limits")], "$limits is no parameter"),
+        ([("bytes_out > $limit", "bytes_out > $limit and t < now()")], "now() is unknown or depends on more"),
+        ([("bytes_out > $limit", "bytes_out > $limit + random()")], "random() is unknown or depends on more"),
+        ([("bytes_out > $limit", "sum(bytes_out) > $limit")], "sum() is unknown or depends on more"),
+        ([("bytes_out > $limit", "bites(bytes_out) > $limit")], "bites() is unknown"),
+        ([("bytes_out > $limit", "bytes_out * 8 > $limit")], "DuckDB refuses it (Out of Range"),
+        ([("bytes_out > $limit\nand", "bytes_out + $limit is null and")], "DuckDB refuses it"),
+        ([("bytes_out > $limit", "operation > $limit")], "DuckDB refuses it"),
+        (
+            [("bytes_out > $limit\nand operation <> 'x' and", "bytes_out > $limit) and (")],
+            "DuckDB refuses it",
+        ),
+        ([('subject = ["party"]', 'subject = ["tenant"]')], "tenant is not a subject name"),
+        ([('subject = ["party"]', 'subject = ["workload"]')], "stream access has no workload"),
+        ([('subject = ["party"]', 'subject = ["serial"]')], 'serial needs each = "serials"'),
+        ([("version = 3", "version = 0")], "version must be an integer"),
+        ([("known_gaps = []", "")], "known_gaps must be a list"),
+    ],
+)
+def test_lint_names_each_defect(tmp_path: Path, changes: Sequence[tuple[str, str]], says: str) -> None:
+    found = [str(problem) for problem in lint(corpus(tmp_path, *changes))]
+    assert any(says in text and str(tmp_path) in text for text in found), found
+
+
+def test_a_condition_must_be_boolean(tmp_path: Path) -> None:
+    text = RULE.replace("bytes_out > $limit\nand operation <> 'x' and t > broker_time - $window", "bytes_out")
+    write(tmp_path, text)
+    assert any("is of type BIGINT, not BOOLEAN" in problem.text for problem in lint(tmp_path))
+
+
+def test_lint_notices_one_title_twice(tmp_path: Path) -> None:
+    corpus(tmp_path)
+    write(tmp_path, RULE.replace("flag.access.big", "flag.access.huge"), name="flag.access.huge.toml")
+    assert [problem.text for problem in lint(tmp_path)] == [
+        "has the title of flag.access.big.toml; change one"
+    ]
+
+
+def test_the_lock_refuses_changed_logic_until_the_version_is_raised(tmp_path: Path) -> None:
+    lock = tmp_path / "rules.lock"
+    write_lock(load_all(corpus(tmp_path)), lock)
+    before = lock.read_text()
+    corpus(tmp_path, ("value = 100", "value = 99"))
+    assert any("has other logic than locked version 3" in problem.text for problem in lint(tmp_path))
+    with pytest.raises(SekishoError, match="raise version"):
+        write_lock(load_all(tmp_path), lock)
+    assert lock.read_text() == before
+    corpus(tmp_path, ("value = 100", "value = 99"), ("version = 3", "version = 4"))
+    assert any("is version 4, locked as 3" in problem.text for problem in lint(tmp_path))
+    assert set(write_lock(load_all(tmp_path), lock)) == {"flag.access.big"}
+    assert read_lock(lock)["flag.access.big"].version == 4
+    assert lint(tmp_path) == []
+
+
+def test_the_lock_refuses_a_version_that_goes_back_and_a_rule_that_is_gone(tmp_path: Path) -> None:
+    lock = tmp_path / "rules.lock"
+    write_lock(load_all(corpus(tmp_path)), lock)
+    corpus(tmp_path, ("version = 3", "version = 2"))
+    with pytest.raises(SekishoError, match="went back from version 3 to 2"):
+        write_lock(load_all(tmp_path), lock)
+    with pytest.raises(SekishoError, match="its file is gone"):
+        write_lock([], lock)
+
+
+def test_what_is_no_logic_needs_no_new_version(tmp_path: Path) -> None:
+    lock = tmp_path / "rules.lock"
+    write_lock(load_all(corpus(tmp_path)), lock)
+    corpus(tmp_path, ('title = "Big"', 'title = "Large"'), ("bytes_out > $limit", "bytes_out   >   $limit"))
+    assert write_lock(load_all(tmp_path), lock) == {}
+
+
+def test_a_torn_lock_file_is_refused(tmp_path: Path) -> None:
+    lock = tmp_path / "rules.lock"
+    lock.write_text('{"flag.access.big": {"version"')
+    with pytest.raises(SekishoError, match="is not a lock file"):
+        read_lock(lock)
+
+
+def test_the_committed_lock_is_that_of_the_rules() -> None:
+    pins = read_lock(PATH)
+    assert {rule.id: (rule.version, rule.sha256) for rule in RULES} == {
+        name: (pin.version, pin.sha256) for name, pin in pins.items()
+    }
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(command, list(arguments))
+
+
+def read(result: Result) -> Any:
+    assert result.exit_code in (0, 1), result.output
+    return json.loads(result.stdout)
+
+
+def test_list_and_show_print_text_and_json() -> None:
+    assert "gap.source.clock" in run("list").stdout
+    listed = read(run("list", "--json"))
+    assert [entry["id"] for entry in listed] == sorted(BY_ID)
+    shown = read(run("show", "flag.identity.restricted_hq", "--json"))
+    assert shown["sha256"] == BY_ID["flag.identity.restricted_hq"].sha256
+    assert "CREATE MACRO restricted" in shown["sql"]["macro restricted"]
+    assert shown["citations"][0]["mark"] == "C" and shown["in_force"]["from"] == "2023-11-17"
+    text = run("show", "flag.identity.restricted_hq").stdout
+    assert "HQ26-1 [C]" in text and shown["sha256"] in text and "restricted(P.hq_country, t)" in text
+
+
+def test_an_unknown_rule_is_wrong_use_with_a_hint() -> None:
+    result = run("show", "gap.identity.unscreend")
+    assert isinstance(result.exception, SekishoError) and result.exception.exit_code == 2
+    assert "did you mean gap.identity.unscreened?" in str(result.exception)
+
+
+def test_test_runs_one_rule_and_fails_with_exit_status_1(tmp_path: Path) -> None:
+    passed = run("test", "--rule", "gap.source.clock")
+    assert passed.exit_code == 0 and "3 timelines of 1 rules: 3 passed, 0 failed" in passed.stdout
+    corpus(tmp_path, ('fires = ["flag.access.big party:P-1"]', 'fires = ["flag.access.big party:P-2"]'))
+    failed = run("test", "--rules", str(tmp_path))
+    assert failed.exit_code == 1
+    assert "did not fire: flag.access.big party:P-2" in failed.stdout
+    assert "fired unexpectedly: flag.access.big party:P-1" in failed.stdout
+    outcomes = read(run("test", "--rules", str(tmp_path), "--json"))
+    assert [outcome["passed"] for outcome in outcomes] == [False, True]
+
+
+def test_lint_and_lock_from_the_command_line(tmp_path: Path) -> None:
+    root = str(corpus(tmp_path))
+    assert run("lint", "--rules", root).exit_code == 1
+    assert "is not locked" in read(run("lint", "--rules", root, "--json"))[0]["problem"]
+    assert "1 rules locked, 1 new or changed" in run("lock", "--rules", root).stdout
+    assert read(run("lock", "--rules", root, "--json")) == {}
+    assert run("lint", "--rules", root).exit_code == 0
+    corpus(tmp_path, ("value = 100", "value = 99"))
+    refused = run("lock", "--rules", root)
+    assert refused.exit_code == 1 and isinstance(refused.exception, SekishoError)

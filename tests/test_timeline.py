@@ -1,0 +1,170 @@
+"""Timelines: how lines become records, in which order they arrive, and how a test fails."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+
+from rules.judge import Judge
+from rules.rule import RuleTest, load_all
+from rules.timeline import Baseline, Outcome, Step, TimelineError, load_baseline, parse, play, run_test
+from schemas.events import EVENTS
+from schemas.reference import REFERENCES
+
+BASELINE = load_baseline()
+RULES = load_all()
+JUDGE = Judge(RULES)
+
+
+def steps(timeline: str) -> list[Step]:
+    """The timeline's own records, without the rest of the baseline."""
+    return [step for step in parse(timeline, BASELINE) if step.line]
+
+
+def value(timeline: str) -> dict[str, Any]:
+    (step,) = steps(timeline)
+    assert step.bytes is not None
+    read: dict[str, Any] = orjson.loads(step.bytes)
+    return read
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def test_an_event_is_the_good_one_with_the_fields_named_and_without_the_nulls() -> None:
+    made = value('10:00 access {"operation": "admin", "mfa": null}')
+    good = dict(BASELINE.events["access"])
+    del good["mfa"]
+    assert made == {
+        **good,
+        "event_id": "e1",
+        "occurred_at": "2026-03-02T10:00:00.000000+00:00",
+        "operation": "admin",
+    }
+
+
+def test_event_ids_are_line_numbers_unless_given() -> None:
+    made = steps('\n# a comment\n10:00 access\n10:01 placement {"event_id": "E"}\n')
+    assert [step.value and step.value["event_id"] for step in made] == ["e3", "E"]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("10:00", "2026-03-02T10:00:00Z"),
+        ("10:00:30.000001", "2026-03-02T10:00:30.000001Z"),
+        ("2026-02-03T09:00:00+09:00", "2026-02-03T00:00:00Z"),
+    ],
+)
+def test_times_are_of_the_baselines_day_or_full(written: str, meant: str) -> None:
+    (step,) = steps(f"{written} access")
+    assert step.arrival == moment(meant)
+    assert moment(str(step.value and step.value["occurred_at"])) == moment(meant)
+
+
+def test_an_arrival_of_its_own_orders_the_records() -> None:
+    made = steps("10:00 @10:20 access\n10:10 placement\n@10:10 party\nsite")
+    assert [(step.record.name, step.arrival) for step in made] == [
+        ("site", BASELINE.beginning),
+        ("party", moment("2026-03-02T10:10:00Z")),
+        ("placement", moment("2026-03-02T10:10:00Z")),
+        ("access", moment("2026-03-02T10:20:00Z")),
+    ]
+
+
+def test_a_reference_line_replaces_the_baselines_record_and_counts_its_versions() -> None:
+    text = 'party {"status": "pending"}\n10:00 party\nparty {"party_id": "P-2"}\nparty {"version": 9}'
+    parties = [step for step in parse(text, BASELINE) if step.record.name == "party"]
+    seen = [(step.key, step.value and (step.value["version"], step.value["status"])) for step in parties]
+    assert seen == [
+        ("P-1", (1, "pending")),
+        ("P-1", (2, "verified")),
+        ("P-2", (1, "verified")),
+        ("P-1", (9, "verified")),
+    ]
+    assert parties[1].value and parties[1].value["valid_from"] == "2026-03-02T10:00:00.000000+00:00"
+
+
+def test_a_tombstone_leaves_the_baselines_record_to_end() -> None:
+    made = [s for s in parse('@10:00 site tombstone {"site_id": "S-2"}', BASELINE) if s.record.name == "site"]
+    assert [(step.key, step.bytes is None) for step in made] == [
+        ("S-1", False),
+        ("S-2", False),
+        ("S-2", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("10:00 acess", "line 1: write"),
+        ("access", "an event needs a time"),
+        ("25:00 access", "25:00 is no time"),
+        ("2026-03-02T10:00:00 access", "is no time"),
+        ("10:00 access {action}", "are not one JSON object"),
+        ('10:00 access {"action": "opened"', "line 1: write"),
+        ("site tombstone", "needs its arrival"),
+        ("10:00 access tombstone", "is no tombstone"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named(line: str, says: str) -> None:
+    with pytest.raises(TimelineError) as caught:
+        parse(line, BASELINE)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("timeline", "reason"),
+    [
+        ('10:00 access {"action": "entered"}', "enum:action"),
+        ('10:00 allocation {"accelerators": "8"}', "type:accelerators"),
+        ('site {"version": 1.5}', "type:version"),
+        ('party\nparty {"version": 1, "status": "pending"}', "version_conflict"),
+    ],
+)
+def test_a_record_that_is_rejected_is_an_error_of_the_timeline(timeline: str, reason: str) -> None:
+    with pytest.raises(TimelineError, match=reason):
+        play(parse(timeline, BASELINE), JUDGE)
+
+
+def test_nothing_fires_in_the_good_world() -> None:
+    assert play(parse("10:00 allocation\n10:01 access\n10:02 placement", BASELINE), JUDGE) == set()
+
+
+def test_the_baseline_has_a_template_of_all_that_is_used() -> None:
+    assert set(BASELINE.events) == {record.name for record in EVENTS.values()}
+    assert set(BASELINE.references) == {record.name for record in REFERENCES.values()} - {"screening"}
+    for record in EVENTS.values():
+        assert set(BASELINE.events[record.name]) <= set(record.by_name)
+
+
+def test_what_arrives_later_is_not_known_yet() -> None:
+    late = play(parse('10:00 access\n@10:01 party {"status": "suspended"}', BASELINE), JUDGE)
+    assert late == {"gap.identity.unknown principal:corp:alice"}
+    early = play(parse('10:00 access\n@09:59 party {"status": "suspended"}', BASELINE), JUDGE)
+    assert early == {"flag.identity.not_verified party:P-1"}
+
+
+def outcome(timeline: str, *fires: str, baseline: Baseline = BASELINE) -> Outcome:
+    return run_test(RULES[0], RuleTest("t", timeline, fires), JUDGE, baseline)
+
+
+def test_a_test_fails_by_what_is_missing_unexpected_or_unreadable() -> None:
+    suspended = 'party {"status": "suspended"}\n10:00 access'
+    expected = "flag.identity.not_verified party:P-1"
+    assert outcome(suspended, expected).passed
+    assert outcome(suspended).unexpected == (expected,)
+    wrong = outcome(suspended, "flag.identity.not_verified party:P-2")
+    assert (wrong.missing, wrong.unexpected) == (("flag.identity.not_verified party:P-2",), (expected,))
+    assert not wrong.passed
+    unread = outcome("10:00 acess")
+    assert unread.error and not unread.passed
+
+
+def test_a_bad_baseline_shows_in_every_test() -> None:
+    party = {**BASELINE.references["party"][0], "status": "suspended"}
+    bad = replace(BASELINE, references={**BASELINE.references, "party": (party,)})
+    assert not outcome("10:00 access", baseline=bad).passed

@@ -23,6 +23,7 @@ READ = (*EVENTS, *REFERENCES)
 """Topics whose records land."""
 Offsets = Mapping[tuple[str, int], int]
 COORDINATOR_SECONDS = 10.0
+CREATE = "sekisho produce --topic {topic} --create --partitions {partitions} /dev/null"
 
 
 class Remark(NamedTuple):
@@ -116,13 +117,11 @@ def examine(admin: KafkaAdminClient, group: str, lake: Callable[[], Offsets] | N
     existing = set(admin.list_topics())
     for name in REQUIRED:
         if name not in existing:
-            report.problem(
-                name,
-                "the topic is missing",
-                f"sekisho produce --topic {name} --create --partitions 3 /dev/null",
-            )
+            report.problem(name, "the topic is missing", CREATE.format(topic=name, partitions=3))
     if TICK not in existing:
-        report.note(TICK, "the topic is missing", "the reconciler writes it; create it with one partition")
+        report.note(
+            TICK, "the topic is missing", "for the reconciler: " + CREATE.format(topic=TICK, partitions=1)
+        )
     report.topics = _describe(admin, [name for name in (*REQUIRED, TICK) if name in existing])
     for topic in report.topics:
         for number, partition in topic.partitions.items():
@@ -328,7 +327,11 @@ def _topic_json(topic: Topic, lake: bool) -> dict[str, Any]:
     return {
         "topic": topic.name,
         "partitions": [
-            {"partition": number, **asdict(partition), "lag": partition.lag if lake else None}
+            {
+                "partition": number,
+                **asdict(partition),
+                "lag": partition.lag if lake and topic.name in READ else None,
+            }
             for number, partition in topic.partitions.items()
         ],
         "replicas": topic.replicas,

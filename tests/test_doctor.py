@@ -209,11 +209,20 @@ def test_the_verb(kafka: LocalKafka, admin: KafkaAdminClient, tmp_path: Path) ->
     admin.delete_topics(["custody.site"])
     done = sekisho(kafka.bootstrap)
     assert done.returncode == 1
-    assert "custody.access" in done.stdout
+    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+    assert rows["custody.access"] == ["delete", "7", "d", "broker", "2", "1", "3", "-", "-", "-"]
+    assert rows["custody.party"] == ["compact", "emitter", "2", "1", "0", "-", "-", "-"]
+    assert done.stdout.count("one copy only") == 1, "one line for each thing to do"
     problem = "problem custody.site: the topic is missing; sekisho produce --topic custody.site --create"
     assert problem in done.stdout
     assert done.stderr == ""
     assert "\x1b[" not in done.stdout, "no colours when piped"
+
+    advice = done.stdout.partition(problem)[2].splitlines()[0].split()
+    create = [sys.executable, "-c", "from stream.cli import main; main()", "produce"]
+    create += ["--brokers", kafka.bootstrap, "--topic", "custody.site", "--create", *advice]
+    assert subprocess.run(create, timeout=60, check=False).returncode == 0
+    assert sekisho(kafka.bootstrap).returncode == 0
 
     done = sekisho(kafka.bootstrap, "--lake", str(tmp_path / "nothing"))
     assert done.returncode == 1

@@ -2,17 +2,19 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sinks.lake import Lake
 from stream.clients import admin_client, options
-from stream.doctor import Remark, Report, Topic, duration, examine
+from stream.doctor import READ, Remark, Report, Topic, duration, examine
 from stream.settings import load
-from stream.topics import TIMESTAMP_TYPE
+from stream.topics import LOG_APPEND_TIME, TIMESTAMP_TYPE
 
 
 @click.command("doctor")
@@ -41,22 +43,23 @@ def command(
 
 
 def _show(report: Report) -> None:
-    console = Console(highlight=False)
+    # What is piped is not cut to the width of a terminal that is not there.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     if report.topics:
         console.print(_table(report))
-    for remark in report.problems:
-        console.print(f"[red]problem[/] {_line(remark)}", soft_wrap=True)
-    for remark in report.notes:
-        console.print(f"[yellow]note[/] {_line(remark)}", soft_wrap=True)
+    for mark, remarks in (("[red]problem[/]", report.problems), ("[yellow]note[/]", report.notes)):
+        for line in _lines(remarks):
+            console.print(f"{mark} {escape(line)}", soft_wrap=True)
     if report.ok:
         console.print("[green]nothing is wrong[/]")
 
 
 def _table(report: Report) -> Table:
-    numbers = ("partitions", "copies", "kept", "committed", "landed", "lag")
-    table = Table("topic", "cleanup", "retention", "broker time", box=None, pad_edge=False)
-    for name in numbers:
+    table = Table("topic", "cleanup", "stamped by", box=None, pad_edge=False)
+    for name in ("partitions", "copies", "records", "committed", "landed", "lag"):
         table.add_column(name, justify="right")
+    for column in table.columns:
+        column.no_wrap = True
     for topic in report.topics:
         table.add_row(*_cells(topic, report.lake))
     return table
@@ -64,22 +67,27 @@ def _table(report: Report) -> Table:
 
 def _cells(topic: Topic, lake: bool) -> list[str]:
     parts = topic.partitions.values()
+    lake = lake and topic.name in READ
     committed = [part.committed for part in parts if part.committed is not None]
-    landed = sum(part.landed or 0 for part in parts)
+    kept = "" if topic.retention_ms is None else f" {duration(topic.retention_ms)}"
     return [
         topic.name,
-        ",".join(sorted(topic.cleanup)),
-        "for ever" if topic.retention_ms is None else duration(topic.retention_ms),
-        topic.settings.get(TIMESTAMP_TYPE, ""),
+        ",".join(sorted(topic.cleanup)) + kept,
+        "broker" if topic.settings.get(TIMESTAMP_TYPE) == LOG_APPEND_TIME else "emitter",
         str(len(parts) + len(topic.leaderless)),
         str(topic.replicas),
         f"{sum(part.end - part.start for part in parts):,}",
         f"{sum(committed):,}" if committed else "-",
-        f"{landed:,}" if lake else "-",
+        f"{sum(part.landed or 0 for part in parts):,}" if lake else "-",
         f"{sum(part.lag for part in parts):,}" if lake else "-",
     ]
 
 
-def _line(remark: Remark) -> str:
-    where = f"{remark.topic}: " if remark.topic else ""
-    return f"{where}{remark.text}; {remark.action}".replace("[", r"\[")
+def _lines(remarks: list[Remark]) -> Iterator[str]:
+    """One line for each thing to do, naming the topics that share it."""
+    topics: dict[tuple[str, str], list[str]] = {}
+    for remark in remarks:
+        topics.setdefault((remark.text, remark.action), []).append(remark.topic)
+    for (text, action), names in topics.items():
+        where = f"{', '.join(names)}: " if any(names) else ""
+        yield f"{where}{text}; {action}"

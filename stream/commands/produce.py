@@ -44,9 +44,9 @@ def command(
     when the broker has every line, 1 when it refused some.
     """
     connection = options(load({"brokers": brokers}, config))
-    missing = [str(file) for file in files if str(file) != "-" and not file.is_file()]
-    if missing:
-        raise UsageError(f"{missing[0]} is not a file")
+    for file in files:
+        if str(file) != "-" and (file.is_dir() or not file.exists()):
+            raise UsageError(f"{file} is not a file")
     try:
         limits = _prepare(connection, topic, event_time, partitions if create else None)
         shipper = Shipper(topic, connection, event_time, limits)

@@ -314,4 +314,5 @@ def generate(directory: Path, seed: int, events: int = 5000) -> Generated:
         if lines or rng.random() < 0.5:  # an empty file, or none
             end = b"\n" if rng.random() < 0.7 else b""
             (directory / f"{name}.ndjson").write_bytes(b"\n".join(lines) + (end if lines else b""))
-    return Generated(until=maker.spelled(maker.instant()) if seed % 3 == 1 else None)
+    until = maker.instant() - rng.choice([0, 5 * MINUTE, 5 * MINUTE])  # the edge of `future`
+    return Generated(until=maker.spelled(until) if seed % 3 == 1 else None)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,19 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
 
+from deploy.local_kafka import LocalKafka
 from schemas.errors import UsageError
 from schemas.sources import mapping, names
 from schemas.sources.cloudtrail import instance_types
 from schemas.sources.local_time import LocalTimeError, instant, timezone_of
 from schemas.sources.slurm_sacct import Accelerators, tres
 from stream.commands.map import command
-from tests.compare import run_scan
+from tests.compare import rows, run_scan
 from tests.plain.tables import EVENTS
 from tests.plain.values import Reason, decode
+from tests.topics import delete_custody_topics
 
 SAMPLES = Path(__file__).resolve().parents[1] / "schemas" / "sources" / "samples"
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -296,11 +301,57 @@ def test_real_logs_map_without_remainder(real: dict[str, Path]) -> None:
 @pytest.mark.parametrize("name", ["cloudtrail", "phillips", "slurmrestd"])
 def test_real_logs_land_through_scan(name: str, real: dict[str, Path], tmp_path: Path) -> None:
     run_scan(real[name], tmp_path / "lake")
-    raw = DeltaTable(str(tmp_path / "lake" / "raw")).to_pyarrow_table().to_pylist()
+    raw = rows(tmp_path / "lake", "raw")
     assert {row["reason"] for row in raw} == {None}
-    landed = 0
-    for stream in EVENTS:
-        table = DeltaTable(str(tmp_path / "lake" / stream)).to_pyarrow_table().to_pylist()
-        landed += len(table)
-        assert all("gap.identity.unknown" in row["verdicts"] for row in table)  # nobody is on board yet
-    assert landed == len(raw) > 0
+    events = [row for stream in EVENTS for row in rows(tmp_path / "lake", stream)]
+    assert all("gap.identity.unknown" in row["verdicts"] for row in events)  # nobody is on board yet
+    assert len(events) == len(raw) > 0
+
+
+def sekisho(*arguments: str | Path) -> list[str]:
+    program = "from stream.cli import main; main()"
+    return [sys.executable, "-c", program, *(str(argument) for argument in arguments)]
+
+
+def landed(lake: Path) -> int:
+    try:
+        return DeltaTable(str(lake / "raw")).to_pyarrow_table(columns=["offset"]).num_rows
+    except TableNotFoundError:
+        return 0
+
+
+def answers(lake: Path, stream: str) -> list[dict[str, Any]]:
+    """A stream's rows without where and when each was read."""
+    where = {"topic", "partition", "offset", "broker_time", "ingested_at", "dt"}
+    found = [{name: row[name] for name in row if name not in where} for row in rows(lake, stream)]
+    return sorted(found, key=lambda row: (row["source"], row["event_id"]))
+
+
+@pytest.mark.shared
+def test_real_logs_are_judged_the_same_through_kafka(
+    real: dict[str, Path], kafka: LocalKafka, tmp_path: Path
+) -> None:
+    delete_custody_topics(kafka.bootstrap)
+    run_scan(real["cloudtrail"], tmp_path / "scanned")
+    total = len(records(real["cloudtrail"], "access"))
+    topic = ("--topic", "custody.access", "--create", "--partitions", "3")
+    shipped = sekisho("produce", *topic, "--brokers", kafka.bootstrap, real["cloudtrail"] / "access.ndjson")
+    subprocess.run(shipped, check=True, capture_output=True)
+    lake = tmp_path / "live"
+    options = ("--metrics", "off", "--commit-seconds", "1", "--group", "test-sources", "--partitions", "3")
+    with (tmp_path / "log").open("wb") as log:
+        worker = subprocess.Popen(
+            sekisho("worker", "--brokers", kafka.bootstrap, "--lake", lake, *options), stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while landed(lake) < total:
+            assert worker.poll() is None, (tmp_path / "log").read_text()[-2000:]
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()[-2000:]
+            time.sleep(0.5)
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        status = worker.wait(60)
+    assert status == 0
+    assert landed(lake) == total
+    assert answers(lake, "access") == answers(tmp_path / "scanned", "access")

@@ -51,7 +51,7 @@ class Judging:
     """Holds the reference index and the rules. One call at a time, from any thread."""
 
     def __init__(self, judge: Judge, topic_ids: Mapping[str, str | None]) -> None:
-        self.references = References()
+        self.references = References(judge.columns)
         self._judge = judge
         self._topic_ids = topic_ids
         self._published: OrderedDict[bytes, None] = OrderedDict()

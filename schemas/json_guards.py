@@ -27,6 +27,7 @@ def _table(members: bytes) -> Mask:
 
 
 _BEFORE_VALUE = _table(b":,[ \t\r\n")
+_AFTER_VALUE = _table(b",]} \t\r\n")
 _BEFORE_NAN = _table(b":,[ \t\r\n-")
 _MANTISSA = _table(b"0123456789.")
 _DIGIT = _table(b"0123456789")
@@ -62,11 +63,14 @@ def too_deep(data: Bytes, offsets: Ints) -> Mask:
 
 
 def _nan(data: Bytes) -> Ints:
-    """Places of `NaN` and `Inf` that could be values: not right after a quote or a letter."""
+    """Places of `NaN`, `Inf` and `Infinity` that could be values: not within a word."""
     found = []
-    for first, second in (b"Na", b"In"):
+    for first, second, third in (b"NaN", b"Inf"):
         at = np.flatnonzero(data == first)
-        found.append(at[(data[at + 1] == second) & _BEFORE_NAN[data[at - 1]]])
+        at = at[(data[at + 1] == second) & _BEFORE_NAN[data[at - 1]]]
+        at = at[at < len(data) - 4]  # a brace and a line feed follow the last value
+        at = at[(data[at + 2] == third) & (_AFTER_VALUE[data[at + 3]] | (data[at + 3] == ord("i")))]
+        found.append(at)
     return np.concatenate(found)
 
 
@@ -101,5 +105,6 @@ def _large_exponents(data: Bytes) -> Ints:
         if not inside.any():
             break
         before = before - inside
+    endless = _MANTISSA[data[before]]
     before = before - (data[before] == ord("-"))
-    return at[_BEFORE_VALUE[data[before]] | _MANTISSA[data[before]]]
+    return at[_BEFORE_VALUE[data[before]] | endless]

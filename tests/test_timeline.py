@@ -1,7 +1,10 @@
 """Timelines: how lines become records, in which order they arrive, and how a test fails."""
 
+import re
+import tomllib
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -168,3 +171,10 @@ def test_a_bad_baseline_shows_in_every_test() -> None:
     party = {**BASELINE.references["party"][0], "status": "suspended"}
     bad = replace(BASELINE, references={**BASELINE.references, "party": (party,)})
     assert not outcome("10:00 access", baseline=bad).passed
+
+
+def test_the_example_of_the_guide_is_true() -> None:
+    guide = Path(__file__).parent.parent / "docs" / "writing-a-rule.md"
+    (example,) = re.findall(r"```toml\n(\[\[tests\]\].*?)```", guide.read_text(encoding="utf-8"), re.DOTALL)
+    (test,) = tomllib.loads(example)["tests"]
+    assert outcome(test["timeline"], *test["fires"]).passed and test["fires"]

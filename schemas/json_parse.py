@@ -97,11 +97,19 @@ class _FailedError(Exception):
 
 
 class _Lines:
-    """Payloads of one piece, their positions in the batch, and their bytes joined by line feeds."""
+    """Payloads of one piece, their positions in the batch, and their bytes joined by line feeds.
 
-    def __init__(self, values: pa.BinaryArray, rows: Ints) -> None:
+    `searched`: `odd_payloads` finds nothing in them, so fields without a name can be allowed.
+    `nulled`: `_null_blanks` has been applied.
+    """
+
+    def __init__(
+        self, values: pa.BinaryArray, rows: Ints, searched: bool = False, nulled: bool = False
+    ) -> None:
         self.values = values
         self.rows = rows
+        self.searched = searched
+        self.nulled = nulled
         lines = pc.binary_join_element_wise(values, pa.scalar(b""), pa.scalar(b"\n"))
         self.offsets, data = views(lines)
         self.data = data[: self.offsets[-1]]
@@ -114,12 +122,12 @@ class _Lines:
         """Without some payloads."""
         if not left_out.any():
             return self
-        return _Lines(self.values.filter(pa.array(~left_out)), self.rows[~left_out])
+        kept = ~left_out
+        return _Lines(self.values.filter(pa.array(kept)), self.rows[kept], self.searched, self.nulled)
 
-    def halves(self) -> "tuple[_Lines, _Lines]":
-        half = len(self) // 2
-        first, second = slice(0, half), slice(half, None)
-        return _Lines(self.values[first], self.rows[first]), _Lines(self.values[second], self.rows[second])
+    def part(self, start: int, end: int) -> "_Lines":
+        """The payloads from `start` up to `end`."""
+        return _Lines(self.values[start:end], self.rows[start:end], self.searched, self.nulled)
 
     def tail(self, start: int) -> pa.Buffer:
         """The bytes from payload `start` on."""
@@ -139,18 +147,26 @@ class _Parser:
     def piece(self, values: pa.BinaryArray, rows: Ints) -> list[Parsed]:
         """Tables and rows of the payloads that parse; see `parse`."""
         self.patience = _PATIENCE * (len(values) + _START)
-        lines = _Lines(_nulled(values) if self.blank else values, rows)
+        lines = _Lines(values, rows)
         suspected = np.zeros(len(lines), dtype=bool)
         if lines.data.min() == 0:
             suspected |= with_byte(lines.data, lines.offsets, 0)
         if not _is_utf8(lines.tail(0)):
-            suspected |= ~np.fromiter(map(_decodes, lines.values.to_pylist()), dtype=bool, count=len(lines))
-        if self.unnamed:
-            suspected |= odd_payloads(lines.data, lines.offsets)
+            suspected |= ~np.fromiter(map(_decodes, values.to_pylist()), dtype=bool, count=len(values))
         return self._settle(lines.but(suspected))
+
+    def _prepare(self, lines: _Lines) -> _Lines:
+        """What has been learnt about the payloads of the batch, applied to these."""
+        if self.blank and not lines.nulled:
+            lines = _Lines(_null_blanks(lines.values), lines.rows, lines.searched, nulled=True)
+        if self.unnamed and not lines.searched:
+            lines = lines.but(odd_payloads(lines.data, lines.offsets))
+            lines.searched = True
+        return lines
 
     def _settle(self, lines: _Lines) -> list[Parsed]:
         """Parse all, or find out which payloads are in the way and parse the others."""
+        lines = self._prepare(lines)
         bad = np.zeros(len(lines), dtype=bool)
         start = 0
         while start < len(lines):
@@ -158,10 +174,10 @@ class _Parser:
             if self.patience < 0:
                 return []
             try:
-                table = self._read(lines.tail(start), len(lines) - start)
+                table = self._read(lines, start)
             except _FailedError as failed:
-                if (learnt := self._learn(str(failed), lines)) is not None:
-                    return self._settle(learnt)
+                if self._learn(str(failed)):
+                    return self._settle(lines)
                 blamed, start = self._blame(str(failed), lines, start)
                 if not blamed.any():
                     break
@@ -175,36 +191,34 @@ class _Parser:
             return self._settle(lines.but(bad))
         if len(lines) <= _SMALL:
             return []
-        first, second = lines.halves()
-        return [*self._settle(first), *self._settle(second)]
+        half = len(lines) // 2
+        return [*self._settle(lines.part(0, half)), *self._settle(lines.part(half, len(lines)))]
 
-    def _read(self, joined: pa.Buffer, count: int) -> pa.Table:
-        """The table of `count` payloads, or `_FailedError`."""
+    def _read(self, lines: _Lines, start: int) -> pa.Table:
+        """The table of the payloads from `start` on, or `_FailedError`."""
+        joined = lines.tail(start)
         # One block holds it all, so that row numbers in messages count from its start.
         blocks = pj.ReadOptions(use_threads=False, block_size=joined.size + 1)
         options = pj.ParseOptions(
             explicit_schema=self.schema,
             newlines_in_values=False,
-            unexpected_field_behavior="ignore" if self.unnamed else "error",
+            unexpected_field_behavior="ignore" if lines.searched else "error",
         )
         try:
             table = pj.read_json(pa.BufferReader(joined), blocks, options)
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
             raise _FailedError(str(error)) from error
-        if table.num_rows != count:
+        if table.num_rows != len(lines) - start:
             raise _FailedError(_TWO_OBJECTS)
         assert table.schema == self.schema
         return table
 
-    def _learn(self, message: str, lines: _Lines) -> _Lines | None:
-        """What to parse instead where the message shows something about all payloads that was not known."""
-        if _UNNAMED in message and not self.unnamed:
-            self.unnamed = True
-            return lines.but(odd_payloads(lines.data, lines.offsets))
-        if message.partition(" in row ")[0].endswith(" to string") and not self.blank:
-            self.blank = True
-            return _Lines(_nulled(lines.values), lines.rows)
-        return None
+    def _learn(self, message: str) -> bool:
+        """Whether the message shows something about the payloads of the batch that was not known."""
+        known = (self.unnamed, self.blank)
+        self.unnamed |= _UNNAMED in message
+        self.blank |= message.partition(" in row ")[0].endswith(" to string")
+        return (self.unnamed, self.blank) != known
 
     def _blame(self, message: str, lines: _Lines, start: int) -> tuple[Mask, int]:
         """Payloads that the parser's message speaks of, and from where to look for more.
@@ -240,7 +254,7 @@ def _mistyped(record: Record) -> bytes:
     return "|".join(patterns).encode()
 
 
-def _nulled(values: pa.BinaryArray) -> pa.BinaryArray:
+def _null_blanks(values: pa.BinaryArray) -> pa.BinaryArray:
     """Null for every empty string that is the value of a field: the contract makes no difference.
 
     In valid JSON `:""` is nothing else. In what is not, it may lie within quotes: the tab, white space

@@ -168,6 +168,13 @@ def test_guards_find_what_the_parser_lets_pass(text: str) -> None:
         assert _columnar(ACCESS, *payloads) == [0, 2]
 
 
+def test_what_one_half_teaches_holds_for_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A payload that the parser cannot place splits the piece before it has met a field without a name."""
+    monkeypatch.setattr(json_parse, "_SMALL", 1)
+    unnamed, nan = record("access", {"x": "1"}), record("access", {"x": "NaN"})
+    check(ACCESS, [GOOD + b"}", unnamed, GOOD, GOOD, nan, GOOD, unnamed, nan])
+
+
 def test_empty_strings_of_every_type_stay_on_the_fast_path() -> None:
     blank = record(
         "access", {"mfa": '""', "bytes_out": ' ""', "source_seq": '\t""', "node": '":"', "site_id": '""'}

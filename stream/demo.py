@@ -28,6 +28,7 @@ from stream.simulation.simulator import Settings, Simulation, simulate
 LANDING_SECONDS = 150.0
 POLL_SECONDS = 0.5
 PARTITIONS = 4
+SESSION_SECONDS = 8  # the embedded broker makes the first member wait for half of it
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ class _Workers:
         self._command = sekisho(
             "worker", "--brokers", address, "--lake", str(folder / "lake"), "--group", "sekisho-demo",
             "--metrics", "off", "--partitions", str(PARTITIONS), "--commit-seconds", "1",
+            "--session-seconds", str(SESSION_SECONDS),
         )  # fmt: skip
         self._processes: list[subprocess.Popen[bytes]] = []
 

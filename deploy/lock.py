@@ -12,7 +12,7 @@ EXTRAS = {"runtime": ["embedded"], "dev": ["embedded", "dev"], "bench": ["embedd
 
 def lock(name: str) -> None:
     """Write the lock file of one set; raises CalledProcessError when it cannot be resolved."""
-    command = [Path(sys.executable).with_name("uv"), "pip", "compile", "pyproject.toml", "--quiet"]
+    command = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "pyproject.toml", "--quiet"]
     command += ["--generate-hashes", "--no-emit-index-url", "--no-annotate", "--no-header"]
     command += ["--universal", "--python-version", "3.11", "--output-file", f"requirements/{name}.txt"]
     for extra in EXTRAS[name]:

@@ -111,7 +111,6 @@ SCREENING = _reference(
 )
 
 REFERENCES: dict[str, Record] = {
-    record.topic: record
-    for record in (PARTY, PRINCIPAL, AUTHORIZATION, SITE, ASSET, SOURCE, SCREENING)
+    record.topic: record for record in (PARTY, PRINCIPAL, AUTHORIZATION, SITE, ASSET, SOURCE, SCREENING)
 }
 """Reference records by topic."""

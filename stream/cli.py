@@ -30,7 +30,7 @@ def sekisho() -> None:
 
 
 def main() -> None:
-    """Entry point of the console script. Exit status: 0 success, 1 a negative answer or a failure, 2 wrong use."""
+    """Entry point. Exit status: 0 success, 1 a negative answer or a failure, 2 wrong use."""
     try:
         sekisho.main(standalone_mode=False)
     except click.ClickException as error:

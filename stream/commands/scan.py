@@ -65,4 +65,4 @@ def _show(summary: Summary, lake: Path) -> None:
         for rule, events in sorted(summary.findings.items(), key=lambda item: -item[1]):
             found.add_row(rule, f"{events:,}")
         console.print(found)
-    console.print(f'Look further: sekisho sql --lake {lake} "SELECT * FROM finding ORDER BY events DESC"')
+    click.echo(f'Look further: sekisho sql --lake {lake} "FROM finding ORDER BY events DESC"')

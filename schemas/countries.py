@@ -77,18 +77,3 @@ def restricted_rows() -> list[tuple[str, datetime | None]]:
     return [
         (code, None if until is None else until.replace(tzinfo=None)) for code, until in RESTRICTED.items()
     ]
-
-
-def restricted_sql(country: str, time: str) -> str:
-    """A DuckDB boolean: is the normalised `country` in the set at `time` (SQL expressions, `time` naive UTC)?
-
-    Null where the country is null, so that nothing fires on it.
-    """
-    always = ", ".join(f"'{code}'" for code, until in restricted_rows() if until is None)
-    parts = [f"{country} IN ({always})"]
-    parts += [
-        f"({country} = '{code}' AND {time} < TIMESTAMP '{until.isoformat(sep=' ')}')"
-        for code, until in restricted_rows()
-        if until is not None
-    ]
-    return f"({' OR '.join(parts)})"

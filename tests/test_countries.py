@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime
 
-import duckdb
 import pyarrow as pa
 import pytest
 
@@ -36,21 +35,6 @@ def test_every_source_id_is_explained() -> None:
 )
 def test_cambodia_leaves_on_its_date(at: str, expected: bool) -> None:
     assert countries.is_restricted("kh", _us(at)) is expected
-
-
-def _select(expression: str) -> object:
-    row = duckdb.connect().execute(f"SELECT {expression}").fetchone()
-    assert row is not None
-    return row[0]
-
-
-def test_sql_agrees_with_the_function() -> None:
-    times = ["2026-02-02 23:59:59.999999", "2026-02-03 00:00:00", "2026-03-01 00:00:00"]
-    for code in [*countries.RESTRICTED, "JP", "US"]:
-        for time in times:
-            expression = countries.restricted_sql(f"'{code}'", f"TIMESTAMP '{time}'")
-            assert _select(expression) is countries.is_restricted(code, _us(time)), (code, time)
-    assert _select(countries.restricted_sql("NULL::VARCHAR", "TIMESTAMP '2026-01-01'")) is None
 
 
 def test_normalisation_of_columns_and_lists() -> None:

@@ -4,6 +4,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from click.testing import CliRunner, Result
 from setuptools import find_namespace_packages  # type: ignore[import-untyped]
 
 from rules.citations import load_citations
-from rules.judge import Judge
+from rules.judge import Judge, connect
 from rules.lint import lint
 from rules.lock import PATH, read_lock, write_lock
 from rules.rule import ROOT, Kind, Rule, load_all
 from rules.timeline import load_baseline, parse, play, run_test
+from schemas import countries
 from schemas.errors import SekishoError
 from stream.commands.rules import command
 from tests.rule_files import RULE, write
@@ -286,3 +288,12 @@ def test_lint_and_lock_from_the_command_line(tmp_path: Path) -> None:
     corpus(tmp_path, ("value = 100", "value = 99"))
     refused = run("lock", "--rules", root)
     assert refused.exit_code == 1 and isinstance(refused.exception, SekishoError)
+
+
+def test_the_restricted_macro_is_the_set_with_its_dates() -> None:
+    connection = connect()
+    for at in (datetime(2026, 2, 2, 23, 59, 59), datetime(2026, 2, 3)):
+        micros = int(at.replace(tzinfo=UTC).timestamp()) * 1_000_000
+        for code in [*countries.RESTRICTED, "JP", "US"]:
+            found = connection.execute("SELECT restricted(?, ?::TIMESTAMP)", [code, at]).fetchone()
+            assert found == (countries.is_restricted(code, micros),), (code, at)

@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import faust
+from aiokafka.errors import NoOffsetForPartitionError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -22,6 +23,7 @@ from mode import CrashingSupervisor
 from stream.fetches import COLUMNS, Fetch, install
 
 FAUST_HOOKS: dict[Any, dict[str, tuple[str, ...]]] = {
+    faust.App: {"_create_directories": ("self",), "_crash": ("self", "reason")},
     driver.Consumer: {
         "_new_consumer_thread": ("self",),
         "_to_message": ("self", "tp", "record"),
@@ -86,7 +88,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         return consumer
 
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
-        records = await super()._fetch_records(*args, **kwargs)
+        try:
+            records = await super()._fetch_records(*args, **kwargs)
+        except NoOffsetForPartitionError:
+            return {}  # of a partition just assigned, which is about to be sought; the group knows no offset
         # No other task ran between draining the fetcher and here: the epoch is that of the records.
         for fetches in records.values():
             for fetch in fetches:
@@ -180,6 +185,9 @@ class App(faust.App):
     """A Faust app whose positions belong to an owner."""
 
     owner: PositionOwner
+
+    def _create_directories(self) -> None:
+        """Nothing is kept in files: Faust would make a folder for its tables."""
 
     def _crash(self, reason: BaseException) -> None:
         super()._crash(reason)

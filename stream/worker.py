@@ -9,6 +9,8 @@ a flush, or a seek, which drops what has not landed.
 
 import asyncio
 import contextlib
+import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +33,8 @@ from stream.publish import Publisher
 from stream.reading import Intake
 from stream.settings import Settings
 from stream.transport import App, fetch_topic, new_app
+
+_log = logging.getLogger(__name__)
 
 TOPICS = (*EVENTS, *REFERENCES)
 STOP_SECONDS = 20.0  # for Faust to leave the group
@@ -125,11 +129,16 @@ class Worker:
 
     async def _close(self) -> None:
         self._lander_abort()
-        with contextlib.suppress(Exception):  # what matters has been committed, or will be read again
-            await asyncio.wait_for(self._app.stop(), STOP_SECONDS)
-        for stop in (self._follower.stop, self._publisher.stop):
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(stop(), 2.0)
+        # What matters has been committed, or will be read again: leaving in good order is a courtesy, and
+        # aiokafka raises even CancelledError where the brokers are away.
+        threading.excepthook = lambda failure: _log.debug("stopping: %r", failure.exc_value)
+        for stop, seconds in (
+            (self._app.stop, STOP_SECONDS),
+            (self._follower.stop, 2.0),
+            (self._publisher.stop, 2.0),
+        ):
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                await asyncio.wait_for(stop(), seconds)
         self._judge_thread.shutdown()
         self._land_thread.shutdown()
 

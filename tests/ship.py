@@ -1,0 +1,57 @@
+"""Shipping prepared records to Kafka fast: whole record batches to chosen partitions."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from aiokafka import AIOKafkaProducer
+
+BATCH_BYTES = 256 << 10
+
+
+class Shipped(NamedTuple):
+    """One record on its way; `at` is its CreateTime in ms, which a topic may be set to replace."""
+
+    topic: str
+    partition: int
+    value: bytes | None
+    key: bytes | None = None
+    at: int | None = None
+
+
+async def ship(bootstrap: str, records: Iterable[Shipped]) -> int:
+    """Send the records, each partition's in order, and return their number once all are acknowledged."""
+    count = 0
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, max_request_size=4 << 20) as producer:
+        batches: dict[tuple[str, int], object] = {}
+        pending: dict[tuple[str, int], object] = {}
+
+        async def send(place: tuple[str, int]) -> None:
+            batch = batches.pop(place)
+            if place in pending:
+                await pending.pop(place)  # type: ignore[misc]
+            pending[place] = await producer.send_batch(batch, place[0], partition=place[1])
+
+        for record in records:
+            count += 1
+            place = (record.topic, record.partition)
+            while True:
+                batch = batches.setdefault(place, producer.create_batch())
+                if batch.append(key=record.key, value=record.value, timestamp=record.at):  # type: ignore[attr-defined]
+                    break
+                await send(place)
+        for place in list(batches):
+            await send(place)
+        await asyncio.gather(*pending.values())  # type: ignore[call-overload]
+    return count
+
+
+def spread(
+    records: Iterable[tuple[str, bytes | None, bytes | None, int | None]], partitions: int
+) -> Iterable[Shipped]:
+    """Deal (topic, value, key, at) records out to the partitions of their topics in turn."""
+    turns: defaultdict[str, int] = defaultdict(int)
+    for topic, value, key, at in records:
+        turns[topic] += 1
+        yield Shipped(topic, turns[topic] % partitions, value, key, at)

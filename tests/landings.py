@@ -122,9 +122,9 @@ def _finding(record: Record, partition: int, offset: int) -> Row:
     }
 
 
-def land(lake: Lake, *landings: Landing, known: Mapping[Partition, int] | None = None) -> None:
+def land(lake: Lake, *landings: Landing, at: datetime = AT) -> None:
     """Lands all in one batch; the ranges are those of the rows."""
-    transaction = lake.begin(AT)
+    transaction = lake.begin(at)
     ranges: dict[Partition, tuple[int, int]] = {}
     for one in landings:
         transaction.append(one)
@@ -132,7 +132,7 @@ def land(lake: Lake, *landings: Landing, known: Mapping[Partition, int] | None =
             partition = (row["topic"], row["partition"])
             start, end = ranges.get(partition, (row["offset"], row["offset"]))
             ranges[partition] = (min(start, row["offset"]), max(end, row["offset"] + 1))
-    transaction.commit(ranges, known or {})
+    transaction.commit(ranges, {})
 
 
 def mixed(start: int, end: int) -> tuple[Landing, Landing, Landing]:

@@ -224,8 +224,8 @@ def test_statistics_bound_the_rows(tmp_path: Path) -> None:
     assert actions["num_records"].to_pylist() == [read.num_rows]
     for name in ("offset", "partition", "topic", "occurred_at", "broker_time"):
         values = read[name].to_pylist()
-        assert actions[f"min.{name}"].to_pylist() == [min(values)]  # type: ignore[type-var]
-        assert actions[f"max.{name}"].to_pylist() == [max(values)]  # type: ignore[type-var]
+        assert actions[f"min.{name}"].to_pylist() == [min(values)]
+        assert actions[f"max.{name}"].to_pylist() == [max(values)]
         assert actions[f"null_count.{name}"].to_pylist() == [0]
 
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sinks.lake import Lake
 from sinks.log import CHECKPOINT_INTERVAL
 from sinks.views import connect
 from tests import crash_writer
-from tests.landings import expected, land, landing, mixed, places, scan
+from tests.landings import AT, expected, land, landing, mixed, places, scan
 
 TABLES = ("raw", "access", "allocation", "party", "finding_event")
 EACH = 14  # offsets a batch, so that each has rows for every table
@@ -50,7 +51,7 @@ def base(memory: Path) -> Path:
     folder = memory / "base" / "lake"
     lake = Lake.open(folder)
     for start in range(0, START, EACH):
-        land(lake, *mixed(start, start + EACH))
+        land(lake, *mixed(start, start + EACH), at=AT - timedelta(days=1))
     return folder
 
 
@@ -134,6 +135,18 @@ def test_killed_at_every_step_of_landing(base: Path, tmp_path: Path, power: str,
         complete(folder, END)
         check_whole(folder, END)
         shutil.rmtree(folder)
+
+
+def test_a_batch_whose_commit_returned_survives_a_power_cut(base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "lake"
+    shutil.copytree(base, folder)
+    # Past the checkpoint, whose own syncs would help, and into a new day's folder.
+    land(Lake.open(folder), *mixed(START, END), at=AT - timedelta(days=1))
+    before = crash_writer.inventory(folder)
+    assert crash_writer.run(folder, END, END + EACH, crash_writer.NEVER, tmp_path / "journal")
+    crash_writer.cut_power(folder, before, tmp_path / "journal")
+    check_whole(folder, END + EACH)  # before anything could repair it
+    assert set(Lake.open(folder).offsets().values()) == {END + EACH}
 
 
 @MATRIX

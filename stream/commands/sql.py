@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,8 @@ def _plain(value: Any) -> Any:
     """A value as JSON can hold it."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+    if isinstance(value, (float, Decimal)):
+        return float(value) if math.isfinite(value) else None
     if isinstance(value, datetime):
         return f"{value.astimezone(UTC) if value.tzinfo else value:%Y-%m-%dT%H:%M:%S.%f}" + "Z" * bool(
             value.tzinfo
@@ -132,7 +133,7 @@ def _blob(value: bytes | bytearray) -> str:
 
 
 def _text(value: Any, null: str = "") -> str:
-    plain = _plain(value)
+    plain = str(value) if isinstance(value, Decimal) else _plain(value)
     if plain is None:
         return null
     return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)

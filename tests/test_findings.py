@@ -1,0 +1,100 @@
+"""What is published when a finding first fires."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from schemas.tables import FINDING_EVENT
+from sinks.findings import messages
+from tests.landings import START, batch
+
+AT = datetime.fromisoformat("2026-03-01T10:00:00.5+09:00")
+KNOWN = {("custody.site", 1): 3, ("custody.party", 0): 7}
+
+
+def event(offset: int, finding_id: str = "f" * 32, **changes: Any) -> dict[str, Any]:
+    return {
+        "finding_id": finding_id,
+        "rule_id": "gap.access.broker_unnamed",
+        "rule_sha256": "ab",
+        "severity": "medium",
+        "subject": "party:P",
+        "message": f"message {offset}",
+        "party_id": "P",
+        "allocation_id": None,
+        "source": "s",
+        "event_id": f"e{offset}",
+        "topic": "custody.access",
+        "partition": 0,
+        "offset": offset,
+        "occurred_at": START + timedelta(seconds=offset),
+        "state": "provisional",
+        **changes,
+    }
+
+
+def published(*events: dict[str, Any]) -> dict[str, Any]:
+    found = messages(batch(events, FINDING_EVENT), KNOWN, AT)
+    return {key.decode(): json.loads(value) for key, value in found}
+
+
+def test_a_message_is_a_finding_history_row() -> None:
+    (value,) = published(event(4), event(2)).values()
+    assert value == {
+        "finding_id": "f" * 32,
+        "rule_id": "gap.access.broker_unnamed",
+        "rule_sha256": "ab",
+        "kind": "gap",
+        "severity": "medium",
+        "link": "access",
+        "subject": "party:P",
+        "party_id": "P",
+        "allocation_id": None,
+        "first_at": "2026-03-01T00:00:02.000000Z",
+        "last_at": "2026-03-01T00:00:04.000000Z",
+        "events": 2,
+        "detected_at": "2026-03-01T01:00:00.500000Z",
+        "revision": 0,
+        "state": "provisional",
+        "supersedes": None,
+        "message": "message 4",
+        "evidence": [
+            {"topic": "custody.access", "partition": 0, "offset": 2, "event_id": "e2"},
+            {"topic": "custody.access", "partition": 0, "offset": 4, "event_id": "e4"},
+        ],
+        "known": [
+            {"topic": "custody.party", "partition": 0, "offset": 7},
+            {"topic": "custody.site", "partition": 1, "offset": 3},
+        ],
+    }
+
+
+def test_there_is_one_message_a_finding_keyed_by_its_id() -> None:
+    found = messages(batch([event(1, "b"), event(2, "a"), event(3, "b")], FINDING_EVENT), {}, AT)
+    assert [key for key, _ in found] == [b"a", b"b"]
+    assert published(event(1, "b"), event(2, "a"), event(3, "b"))["b"]["events"] == 2
+
+
+def test_no_finding_no_message() -> None:
+    assert messages(batch([], FINDING_EVENT), KNOWN, AT) == []
+
+
+def test_events_that_disagree_leave_party_and_allocation_open() -> None:
+    (value,) = published(event(1), event(2, party_id="Q", allocation_id="A")).values()
+    assert value["party_id"] is None
+    assert value["allocation_id"] is None
+    (value,) = published(event(1), event(2, party_id=None)).values()
+    assert value["party_id"] is None
+
+
+def test_evidence_is_the_first_hundred_by_coordinates_and_repeats_count_once() -> None:
+    rows = [event(offset, partition=partition) for offset in range(60) for partition in (1, 0)]
+    (value,) = published(*rows, *rows).values()
+    assert value["events"] == 120
+    places = [(item["partition"], item["offset"]) for item in value["evidence"]]
+    assert places == [(0, offset) for offset in range(60)] + [(1, offset) for offset in range(40)]
+
+
+def test_times_are_utc_whatever_the_zone_of_the_detection() -> None:
+    (value,) = published(event(1)).values()
+    assert datetime.fromisoformat(value["detected_at"]) == AT.astimezone(UTC)

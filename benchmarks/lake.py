@@ -157,9 +157,7 @@ def log_growth(folder: Path) -> None:
         foreign = _timed(lambda n, table=table: _commit(table, n))  # type: ignore[misc]
         log.refresh()
         ours = _timed(lambda n, log=log: log.commit([], {"b": n}, {}, lambda: False))  # type: ignore[misc]
-        print(
-            f"log of {entries} entries: deltalake {foreign:.1f} ms a commit, unsynced; ours {ours:.1f} ms, synced"
-        )
+        print(f"{entries} entries: deltalake {foreign:.1f} ms a commit, unsynced; ours {ours:.1f} ms, synced")
 
 
 def _commit(table: DeltaTable, version: int) -> None:

@@ -180,9 +180,15 @@ def payload(rng: random.Random, record: Record, wildness: float) -> bytes | None
 
 
 def batch(rng: random.Random, record: Record) -> Payloads:
-    """A batch of payloads, from all clean to all wild."""
+    """A batch of payloads, from all clean to all wild; or a few in all orders, as one emitter sends them."""
+    count = rng.choice((1, 2, 7, 40, 200))
+    if rng.random() < 0.3:
+        good = _written(rng, pairs_of(rng, record)).encode("utf-8", "surrogatepass")
+        odd = [good[:-1] + f',"x":{rng.choice(WRONG)}}}'.encode() for _ in range(3)]
+        shifted = rng.choice((good + b"}", good + b",", good + good, b"{}{", good[:-1]))
+        return [rng.choice((good, good, shifted, *odd)) for _ in range(min(count, 40))]
     wildness = rng.choice((0.0, 0.01, 0.1, 0.5, 0.9))
-    return [payload(rng, record, wildness) for _ in range(rng.choice((1, 2, 7, 40, 200)))]
+    return [payload(rng, record, wildness) for _ in range(count)]
 
 
 def check(record: Record, payloads: Payloads, cut: int = 0) -> Counter[str]:

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import DeltaTable, Schema
+from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import DeltaError
 
 from schemas.errors import SekishoError
@@ -109,7 +109,7 @@ class DeltaLog:
             log._create(schema, append_only)
             last = 0
         log.refresh()
-        if log.version != last:
+        if log.version < last:  # more may have been committed since the listing
             missing = log._entry_path(log.version + 1)
             raise SekishoError(f"the lake has lost {missing}: restore it from a copy before you start again")
         log._sync_entry(last)
@@ -259,9 +259,17 @@ class DeltaLog:
         make_folder(self.folder)
         try:
             DeltaTable.create(
-                self.table.as_uri(), Schema.from_arrow(schema), "ignore", ["dt"], configuration=configuration
+                self.table.as_uri(),
+                Schema.from_arrow(schema),
+                "ignore",
+                ["dt"],
+                configuration=configuration,
+                # the loser of a race must not create the table again in a second entry
+                commit_properties=CommitProperties(max_commit_retries=0),
             )
         except (DeltaError, OSError) as error:
+            if self._entry_path(0).exists():
+                return
             line = str(error).partition("\n")[0]
             raise SekishoError(f"cannot create {self.table}: {line}; make the folder writable") from error
         self._sync_entry(0)

@@ -108,9 +108,10 @@ class DeltaLog:
         if last < 0:
             log._create(schema, append_only)
             last = 0
+        checkpoint = log.version
         log.refresh()
-        if log.version < last:  # more may have been committed since the listing
-            missing = log._entry_path(log.version + 1)
+        if last < checkpoint or log.version < last:  # it may be more: others go on committing
+            missing = log._entry_path(checkpoint if last < checkpoint else log.version + 1)
             raise SekishoError(f"the lake has lost {missing}: restore it from a copy before you start again")
         log._sync_entry(last)
         log._check_schema(schema)

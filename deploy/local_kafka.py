@@ -8,6 +8,7 @@ checkout). Everything listens on the loopback address only and the data is throw
 
 import argparse
 import contextlib
+import ctypes
 import os
 import re
 import shutil
@@ -89,12 +90,15 @@ class LocalKafka:
     def start(self) -> Self:
         """Start the broker and return once it answers."""
         assert self._process is None, "the broker already runs"
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            raise RuntimeError(f"port {self.port} is taken by another process; choose another")
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command("kafka.Kafka", str(self._config)),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=_die_with_parent,
             )
         self._wait_until_up()
         return self
@@ -228,6 +232,12 @@ def _jars() -> Path:
     except OSError:  # another process was first
         shutil.rmtree(fresh, ignore_errors=True)
     return folder
+
+
+def _die_with_parent() -> None:
+    """On Linux a broker ends with the thread that started it: a run that is killed leaves none behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _cluster_id() -> str:

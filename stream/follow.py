@@ -9,6 +9,7 @@ from aiokafka.errors import KafkaError
 from schemas.errors import SekishoError
 from stream.fetches import COLUMNS, Fetch, install
 from stream.positions import Partition, starts
+from stream.publish import connected
 from stream.settings import Settings
 
 LEARN_SECONDS = 1.0  # at least between two changes of what is known: each ends a transaction with events
@@ -41,7 +42,7 @@ class Follower:
 
         Raises SekishoError when the lake and a topic do not fit, KafkaError when the brokers refuse.
         """
-        await self._consumer.start()
+        await connected(self._consumer.start, self._settings)
         for topic in self._topics:
             await self._consumer._client.add_topic(topic)
         ends = await self._assign(landed)

@@ -3,10 +3,10 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from schemas.errors import SekishoError
 from sinks.findings import TOPIC
@@ -30,7 +30,7 @@ class Publisher:
         )
 
     async def start(self) -> None:
-        await self._producer.start()
+        await connected(self._producer.start, self._settings)
 
     async def stop(self) -> None:
         await self._producer.stop()
@@ -96,6 +96,19 @@ class Publisher:
                 if time.monotonic() - answered > limit:
                     raise away(self._settings) from None
             await asyncio.sleep(pause)
+
+
+async def connected(start: Callable[[], Awaitable[None]], settings: Settings) -> None:
+    """Start a client, trying again while no broker answers; SekishoError when none does for too long."""
+    began = time.monotonic()
+    while True:
+        try:
+            await start()
+            return
+        except KafkaConnectionError:
+            if time.monotonic() - began > settings.broker_away_seconds:
+                raise away(settings) from None
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 def away(settings: Settings) -> SekishoError:

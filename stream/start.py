@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from aiokafka.errors import KafkaError as AIOKafkaError
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
@@ -51,8 +52,8 @@ def run(settings: Settings) -> None:
         served = _serve(settings, metrics)
         try:
             asyncio.run(_work(settings, judging, lander, metrics, f"{len(rules)} rules{served}"))
-        except KafkaError as error:
-            raise SekishoError(f"Kafka refuses: {error}; see sekisho doctor") from error
+        except AIOKafkaError as error:
+            raise SekishoError(f"Kafka: {error}; see sekisho doctor, then start again") from error
 
 
 async def _work(settings: Settings, judging: Judging, lander: Lander, metrics: Metrics, about: str) -> None:

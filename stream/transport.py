@@ -37,8 +37,11 @@ FAUST_HOOKS: dict[Any, dict[str, tuple[str, ...]]] = {
 }
 """Private methods of Faust that are overridden or called, with their parameters."""
 
-CONSUMER_HOOKS = ("_key_deserializer", "_isolation_level", "_auto_offset_reset")
-"""Private attributes of aiokafka's consumer that are set before it starts."""
+CONSUMER_HOOKS = ("_key_deserializer", "_isolation_level", "_auto_offset_reset", "_subscription")
+"""Private attributes of aiokafka's consumer: three are set before it starts, the last is read."""
+
+STALE = -2
+"""The epoch of fetches that no seek stands behind; owners must drop them."""
 
 
 class PositionOwner(Protocol):
@@ -73,9 +76,14 @@ class NoReadOffsets(dict[TP, int | None]):
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """The thread in which aiokafka runs. `epoch` is read and written in this thread only."""
+    """The thread in which aiokafka runs. `epoch` and `_sought` are read and written in this thread only.
 
-    epoch = 0
+    Faust can let fetches flow between a new assignment and its seek, when one rebalance follows another. They
+    start where the group stood, so only fetches of the very assignment that was sought bear the epoch.
+    """
+
+    epoch = STALE
+    _sought: Any = None  # aiokafka's assignment whose partitions have all been sought
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -93,10 +101,15 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         except NoOffsetForPartitionError:
             return {}  # of a partition just assigned, which is about to be sought; the group knows no offset
         # No other task ran between draining the fetcher and here: the epoch is that of the records.
+        epoch = self.epoch if self._assignment() is self._sought else STALE
         for fetches in records.values():
             for fetch in fetches:
-                fetch.epoch = self.epoch
+                fetch.epoch = epoch
         return records
+
+    def _assignment(self) -> Any:
+        subscription = self._ensure_consumer()._subscription.subscription
+        return None if subscription is None else subscription.assignment
 
     async def seek_epoch(self, epoch: int, positions: Mapping[TopicPartition, int]) -> None:
         """Seek every partition, and stamp what is fetched from here on with the epoch."""
@@ -104,10 +117,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _seek_epoch(self, epoch: int, positions: Mapping[TopicPartition, int]) -> None:
         consumer = self._ensure_consumer()
-        self.epoch = epoch
+        if set(positions) != consumer.assignment():
+            self._sought = None  # a rebalance came between: it brings its own seek
+            return
         for tp, offset in positions.items():
-            if tp in consumer.assignment():  # else a rebalance came between: it brings its own seek
-                consumer.seek(tp, offset)
+            consumer.seek(tp, offset)
+        self.epoch, self._sought = epoch, self._assignment()
 
     async def log_ends(self, tps: set[TopicPartition]) -> tuple[dict[TopicPartition, int], ...]:
         """First offset and end offset (of what is committed) of each partition."""

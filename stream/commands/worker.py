@@ -1,5 +1,7 @@
 """`sekisho worker`: read, judge and land."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,8 @@ def command(config: Path | None, **given: Any) -> None:
     lake or the brokers fail for good the worker says why in one line and exits 1: nothing that was read is
     lost, start it again.
     """
-    from stream.start import (
-        run,
-    )  # Faust and the engines take a second to import, which --help need not wait for
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # nothing has been read yet that could be landed
+    # Faust and the engines take a second to import, which --help need not wait for.
+    from stream.start import run
 
     run(load(given, config))

@@ -1,0 +1,154 @@
+"""The large kill test: a million events through real Kafka while everything is killed in turn.
+
+    python -m tests.soak --events 1000000 --kills 20 --seed 1
+
+Two workers share 3 x 8 event partitions. Workers are killed with SIGKILL at random moments, one leaves in
+good order and rejoins, the broker is killed and restarted. In the end every offset must be in `raw` exactly
+once, every accepted event once in its table, and each row, verdict and finding as the pure pipeline has it.
+"""
+
+import argparse
+import asyncio
+import logging
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from deploy.local_kafka import LocalKafka
+from schemas.reference import REFERENCES
+from stream.simulation import bench
+from tests.flow import Expected, dealt, landed, make_topics
+from tests.ship import Shipped, ship
+from tests.worker_process import WorkerProcess
+
+PARTITIONS = 8
+
+
+class Soak:
+    """One run; `log` says what happens when."""
+
+    def __init__(self, events: int, kills: int, seed: int, rate: float) -> None:
+        self.kills, self.rate = kills, rate
+        self.random = random.Random(seed)
+        self.started = time.monotonic()
+        sent = list(dealt(bench.build().messages(events), PARTITIONS))
+        self.references = [record for record in sent if record.topic in REFERENCES]
+        self.events = [record for record in sent if record.topic not in REFERENCES]
+        self.sent = 0
+        self.unexpected: list[str] = []
+
+    def log(self, text: str) -> None:
+        print(f"{time.monotonic() - self.started:7.1f} s  {text}", flush=True)
+
+    def run(self, kafka: LocalKafka, lake: Path) -> list[str]:
+        """What is wrong in the end."""
+        self.log(
+            f"{len(self.references):,} reference records, {len(self.events):,} events, {self.kills} kills"
+        )
+        asyncio.run(ship(kafka.bootstrap, self.references))
+        settings = {"batch_rows": 20_000, "commit_seconds": 2}
+        with (
+            WorkerProcess(kafka.bootstrap, lake, instance_id="one", **settings) as one,
+            WorkerProcess(kafka.bootstrap, lake, instance_id="two", **settings) as two,
+        ):
+            workers = {"one": one, "two": two}
+            shipper = threading.Thread(target=self._ship, args=(kafka.bootstrap,), daemon=True)
+            shipper.start()
+            self._torment(kafka, workers, lake)
+            shipper.join()
+            self._wait(workers, lambda: sum(landed(lake).values()) >= len(self.events) + len(self.references))
+            self.log("all has landed")
+            self._watch(workers, 10.0)  # those just restarted get up
+            for name, worker in workers.items():
+                worker.send(signal.SIGTERM)
+                if worker.wait() != 0:
+                    self.unexpected.append(
+                        f"worker {name} did not stop in good order: {worker.output[-500:]}"
+                    )
+        expected = Expected([*self.references, *self.events])
+        self.log("the pure pipeline has judged the same records")
+        return [*self.unexpected, *expected.differences(lake)]
+
+    def _ship(self, bootstrap: str) -> None:
+        asyncio.run(ship(bootstrap, self._counted(), self.rate))
+        self.log("all has been sent")
+
+    def _counted(self) -> Iterator[Shipped]:
+        for record in self.events:
+            self.sent += 1
+            yield record
+
+    def _torment(self, kafka: LocalKafka, workers: dict[str, WorkerProcess], lake: Path) -> None:
+        mean = len(self.events) / self.rate / (self.kills + 2)
+        for kill in range(1, self.kills + 1):
+            self._watch(workers, self.random.uniform(0.3, 1.7) * mean)
+            name, worker = self.random.choice(sorted(workers.items()))
+            self.log(f"kill {kill}: worker {name}; open: {self._open(lake)}")
+            worker.kill()
+            worker.restart()
+            if kill == self.kills // 3:
+                self._leave(workers)
+            if kill == 2 * self.kills // 3:
+                self.log("killing the broker")
+                kafka.restart(kill=True)
+                self.log("the broker is back")
+
+    def _leave(self, workers: dict[str, WorkerProcess]) -> None:
+        self._watch(workers, 6.0)
+        self.log("worker two leaves")
+        workers["two"].send(signal.SIGTERM)
+        if workers["two"].wait() != 0:
+            self.unexpected.append(f"worker two did not leave in good order: {workers['two'].output[-500:]}")
+        time.sleep(3)
+        workers["two"].restart()
+        self.log("worker two is back")
+
+    def _open(self, lake: Path) -> str:
+        """How much is read or waiting and not committed."""
+        done = sum(landed(lake).values())
+        return f"{self.sent + len(self.references) - done:,} of {self.sent:,} events sent have not landed"
+
+    def _watch(self, workers: dict[str, WorkerProcess], seconds: float) -> None:
+        end = time.monotonic() + seconds
+        self._wait(workers, lambda: time.monotonic() > end)
+
+    def _wait(self, workers: dict[str, WorkerProcess], done: Callable[[], bool]) -> None:
+        """Wait, and restart workers that end on their own, which counts against the run."""
+        while not done():
+            time.sleep(0.2)
+            for name, worker in workers.items():
+                if worker.process.poll() is not None:
+                    line = f"worker {name} ended by itself: {worker.output[-500:]}"
+                    self.log(line)
+                    self.unexpected.append(line)
+                    worker.restart()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument("--rate", type=float, default=3000.0, help="events a second")
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}", flush=True)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the shipper waits the broker out
+    soak = Soak(arguments.events, arguments.kills, arguments.seed, arguments.rate)
+    with tempfile.TemporaryDirectory(prefix="sekisho-soak-") as folder, LocalKafka() as kafka:
+        make_topics(kafka.bootstrap, PARTITIONS)
+        wrong = soak.run(kafka, Path(folder) / "lake")
+    for line in wrong:
+        print("WRONG", line)
+    soak.log("nothing lost, nothing twice, verdicts equal" if not wrong else f"{len(wrong)} things are wrong")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from deploy.local_kafka import LocalKafka
 from schemas.tables import FETCHED
 from stream import fetches, transport
 from stream.fetches import COLUMNS, Fetch, to_arrow
-from stream.transport import fetch_topic, new_app
+from stream.transport import STALE, ConsumerThread, fetch_topic, new_app
 
 BAD_KEY = b"\xff\xfe"
 
@@ -222,6 +223,44 @@ def test_other_consumers_are_left_alone(kafka: LocalKafka) -> None:
 
     record = asyncio.run(run())
     assert (record.key, record.value, record.offset) == (b"k", b"v", 0)
+
+
+def test_fetches_of_an_assignment_that_was_not_sought_are_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rebalances in a row let Faust read from the group's offsets before it seeks (seen in a soak)."""
+    here = TopicPartition("t", 0)
+    sought: list[int] = []
+
+    class Subscribed:
+        def __init__(self) -> None:
+            self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=object()))
+
+        def assignment(self) -> set[TopicPartition]:
+            return {here}
+
+        def seek(self, tp: TopicPartition, offset: int) -> None:
+            sought.append(offset)
+
+    consumer = Subscribed()
+
+    async def fetched(*_: Any, **__: Any) -> dict[TopicPartition, list[Fetch]]:
+        return {here: [Fetch("t", 0, 0, 1)]}
+
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", fetched)
+    thread = ConsumerThread.__new__(ConsumerThread)
+    monkeypatch.setattr(thread, "_ensure_consumer", lambda: consumer)
+
+    def epoch() -> int:
+        return int(asyncio.run(thread._fetch_records())[here][0].epoch)
+
+    assert epoch() == STALE
+    asyncio.run(thread._seek_epoch(1, {here: 5}))
+    assert (epoch(), sought) == (1, [5])
+    consumer._subscription.subscription.assignment = object()
+    assert epoch() == STALE
+    asyncio.run(thread._seek_epoch(2, {here: 7, TopicPartition("t", 1): 0}))  # looked up before the rebalance
+    assert (epoch(), sought) == (STALE, [5])
+    asyncio.run(thread._seek_epoch(3, {here: 7}))
+    assert epoch() == 3
 
 
 @pytest.mark.parametrize("name", ["_fetch_records", "_create_worker_consumer", "call_thread"])

@@ -13,7 +13,7 @@ from stream.fetches import Fetch
 from stream.judging import Batch, Judged, Judging, extend
 from stream.landing import Lander
 from stream.positions import Start, start_at
-from stream.reading import Intake
+from stream.reading import ROOM, Intake
 from stream.settings import Settings
 
 PLACE = ("custody.access", 0)
@@ -79,17 +79,18 @@ def test_a_gap_or_a_repetition_is_refused() -> None:
 def test_agents_wait_while_there_is_no_room_and_are_let_go_by_a_seek() -> None:
     async def run() -> None:
         found = intake()
-        await found.put(fetch(0, 6))
-        waiting = asyncio.create_task(found.put(fetch(6, 1)))
+        full = ROOM * KEPT.batch_rows
+        await found.put(fetch(0, full))
+        waiting = asyncio.create_task(found.put(fetch(full, 1)))
         await asyncio.sleep(0.01)
         assert not waiting.done()
-        assert found.take().rows == 6
+        assert found.take().rows == full
         await waiting
         assert found.take().rows == 1
-        await found.put(fetch(7, 6))
-        waiting = asyncio.create_task(found.put(fetch(13, 1)))
+        await found.put(fetch(full + 1, full))
+        waiting = asyncio.create_task(found.put(fetch(2 * full + 1, 1)))
         await asyncio.sleep(0.01)
-        found.begin(2, {PLACE: Start(7, 7)})
+        found.begin(2, {PLACE: Start(full + 1, full + 1)})
         await waiting  # dropped: its epoch is over
         assert found.due_in() is None
 

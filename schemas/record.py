@@ -86,4 +86,3 @@ class Record:
     @cached_property
     def by_name(self) -> dict[str, Field]:
         return {field.name: field for field in self.fields}
-

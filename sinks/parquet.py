@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from sinks.batch import File
 from sinks.durable import make_folder, sync_folder, told
 
-ROW_GROUP_ROWS = 65_536
-ROW_GROUP_BYTES = 32 << 20
+ROW_GROUP_ROWS = 20_000  # a batch of the worker is one row group of its tables
+ROW_GROUP_BYTES = 12 << 20
 
 _DISTINCT = {"key", "value", "event_id", "session_id", "sha256", "finding_id", "message"}
 _RISING = {"offset", "occurred_at", "broker_time", "source_seq", "bytes_out"}

@@ -30,12 +30,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Judged:
-    """A judged micro-batch: what lands, the ranges it covers, and findings to publish.
+    """A judged micro-batch: its records and bytes of values, what lands, the ranges it covers, findings.
 
     `known` is how far each reference partition had been read when it was judged.
     """
 
-    batch: Batch
+    rows: int
+    bytes: int
     landings: Sequence[Landing]
     ranges: Mapping[Partition, tuple[int, int]]
     holes: Sequence[Hole]
@@ -87,7 +88,8 @@ class Judging:
                 landings.append(judge_events(EVENTS[topic], fetched, self.references, self._judge))
         messages = self._messages(landings, known)
         landed = [landing for landing in landings if landing.raw.num_rows]
-        return Judged(batch, landed, _ranges(batch.fetches), _holes(batch.fetches), known, messages)
+        ranges, holes = _ranges(batch.fetches), _holes(batch.fetches)
+        return Judged(batch.rows, batch.bytes, landed, ranges, holes, known, messages)
 
     def _admit(self, topic: str, fetches: Sequence[Fetch]) -> Landing:
         record = REFERENCES[topic]

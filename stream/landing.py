@@ -80,8 +80,8 @@ class Lander:
         if judged.has_events or not self._has_events:
             self._known = judged.known
         self._has_events |= judged.has_events
-        self._rows += judged.batch.rows
-        self._bytes += judged.batch.bytes
+        self._rows += judged.rows
+        self._bytes += judged.bytes
 
     def commit(self) -> Mapping[Partition, int]:
         """Make the open transaction durable and return the next offset of each partition in it.

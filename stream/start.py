@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import fcntl
 import gc
 import logging
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 from aiokafka.errors import KafkaError as AIOKafkaError
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
@@ -30,6 +32,7 @@ from stream.topics import create_missing
 from stream.worker import TOPICS, Worker
 
 PROGRESS_SECONDS = 1.0
+M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 def run(settings: Settings) -> None:
@@ -38,8 +41,7 @@ def run(settings: Settings) -> None:
     Raises SekishoError when it cannot start, or cannot go on.
     """
     logging.basicConfig(level=settings.log, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # Millions of records pass as objects that no cycle holds: full collections would only cost time.
-    gc.set_threshold(50_000, 20, 100)
+    _tune_memory()
     with _alone(settings):
         topic_ids = topics(settings)
         lake = Lake.open(settings.lake)
@@ -54,6 +56,19 @@ def run(settings: Settings) -> None:
             asyncio.run(_work(settings, judging, lander, metrics, f"{len(rules)} rules{served}"))
         except AIOKafkaError as error:
             raise SekishoError(f"Kafka: {error}; see sekisho doctor, then start again") from error
+
+
+def _tune_memory() -> None:
+    """Few collections, and freed memory that the next batch can use whichever thread allocates it.
+
+    Millions of records pass as objects that no cycle holds: full collections would only cost time. Batches
+    are made in one thread and written in another; with an arena a thread, or a pool beside malloc's, each
+    keeps what the other could use: a third of the resident memory (benchmarks/README.md, "Worker").
+    """
+    gc.set_threshold(50_000, 20, 100)
+    pa.set_memory_pool(pa.system_memory_pool())
+    with contextlib.suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, 1)
 
 
 async def _work(settings: Settings, judging: Judging, lander: Lander, metrics: Metrics, about: str) -> None:

@@ -93,6 +93,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._isolation_level = "read_committed"
         # Without this an offset outside the log silently becomes its start.
         consumer._auto_offset_reset = "none"
+        # While records wait to be taken, the next request to their broker asks for the idle partitions only:
+        # every other one then waits for its answer, with Faust's setting for a second and a half.
+        consumer._fetch_max_wait_ms = 100
         return consumer
 
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:

@@ -151,7 +151,7 @@ class Worker:
     async def _agent(self, stream: Any) -> None:
         async for fetch in stream:
             try:
-                await self._intake.put(fetch)
+                await self._intake.put(fetch.take())
             except SekishoError as error:
                 self.failed(error)
 

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench soak lock clean
+.PHONY: help setup demo test test-slow lint format bench soak lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,8 +20,11 @@ $(VENV)/.ready: requirements/dev.txt pyproject.toml
 demo: setup ## broker, simulated data centre, workers, lake and findings, in under three minutes
 	$(BIN)/sekisho demo
 
-test: setup ## all tests; what an optional part is missing for is skipped with its reason
-	$(BIN)/python -m pytest
+test: setup ## all but the longest tests; what an optional part is missing for is skipped with its reason
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup ## the whole kill and power-cut matrices of the lake (four minutes)
+	$(BIN)/python -m pytest -m slow
 
 lint: setup ## formatting, lint, strict types, rule corpus
 	$(BIN)/ruff format --check .

@@ -36,7 +36,7 @@ format: setup ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-soak: setup ## a million events through real Kafka under twenty kills (about half an hour)
+soak: setup ## a million events through real Kafka under twenty kills (seven minutes)
 	$(BIN)/python -m tests.soak
 
 bench: $(VENV)/.bench ## throughput beside a tutorial Faust agent and a Quix Streams app

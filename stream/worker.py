@@ -282,7 +282,11 @@ class Worker:
         while True:
             await asyncio.sleep(1.0)
             read = dict(self._intake.next)
-            landed = sum(self._lander.landed.get(partition, offset) for partition, offset in read.items())
+            places = self._places
+            landed = sum(
+                self._lander.landed.get(each, places[each].land if each in places else offset)
+                for each, offset in read.items()
+            )
             self._metrics.offsets(sum(read.values()), landed, self._log_end(read))
             references = self._judging.references
             for record in REFERENCES.values():

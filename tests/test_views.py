@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -292,14 +293,12 @@ def test_nested_values_and_bytes_come_through(tmp_path: Path) -> None:
 
 
 def test_duckdbs_own_shell_reads_the_script(tmp_path: Path) -> None:
-    shell = shutil.which("duckdb")
-    if shell is None:
-        pytest.skip("no DuckDB shell on the path (pip install duckdb-cli)")
+    shell = Path(sys.executable).with_name("duckdb")  # duckdb-cli, of the same requirements as pytest
     folder = tmp_path / "o'brien [lake]"
     land(Lake.open(folder), *mixed(0, 40))
     query = "SELECT count(*) AS n, max(ingested_at) AS at, (SELECT count(*) FROM finding) AS f FROM raw"
     done = subprocess.run(
-        [shell, "-csv", "-cmd", f'.read "{folder / "views.sql"}"', ":memory:", query],
+        [str(shell), "-csv", "-cmd", f'.read "{folder / "views.sql"}"', ":memory:", query],
         capture_output=True,
         text=True,
         check=True,

@@ -58,7 +58,7 @@ def list_rules(root: Path, as_json: bool) -> None:
     for rule in rules:
         severity = Text(rule.severity, style=_COLOUR[rule.severity])
         table.add_row(rule.id, severity, f"{rule.status} v{rule.version}", Text(rule.title))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
 @command.command("show")

@@ -284,6 +284,19 @@ def test_holes_are_what_no_record_covers() -> None:
     assert Fetch("t", 0, 5, 8).holes == [(5, 8)]
 
 
+def test_a_taken_fetch_leaves_nothing_that_faust_could_hold() -> None:
+    fetch = Fetch("t", 0, 3, 5, [3, 4], [b"k", None], [b"v", None], [1, 2], [None, None], epoch=7)
+    taken = fetch.take()
+    assert (taken.start, taken.end, taken.epoch, taken.offsets, taken.values) == (
+        3,
+        5,
+        7,
+        [3, 4],
+        [b"v", None],
+    )
+    assert not any((fetch.offsets, fetch.keys, fetch.values, fetch.timestamps, fetch.headers))
+
+
 def test_times_outside_the_calendar_become_its_ends() -> None:
     stamps = [None, -5, 0, 253_402_300_799_999, 253_402_300_800_000, 2**63 - 1]
     n = len(stamps)

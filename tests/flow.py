@@ -23,6 +23,7 @@ from schemas.record import TIME
 from schemas.reference import REFERENCES
 from schemas.tables import FETCHED
 from sinks.findings import TOPIC as FINDINGS
+from stream.scan import scan
 from stream.simulation.messages import Message
 from stream.topics import CREATE_TIME, TIMESTAMP_TYPE, create_missing
 from tests.ship import Shipped
@@ -82,6 +83,28 @@ class Expected:
         landing = admit_references(REFERENCES[topic], fetched, self._references)
         self._references.add(REFERENCES[topic], landing.typed)
         return landing
+
+    def unlike_scan(self, sent: Iterable[Shipped], folder: Path) -> Iterator[str]:
+        """How the verdicts of `sekisho scan` on the same records differ, one line each.
+
+        Files cannot hold tombstones, which no table holds either.
+        """
+        lines: defaultdict[str, list[bytes]] = defaultdict(list)
+        for record in sorted(sent, key=lambda record: (record.topic, record.partition)):
+            if record.value is not None:
+                lines[record.topic].append(record.value + b"\n")
+        source = folder / "records"
+        source.mkdir()
+        for topic, values in lines.items():
+            (source / f"{topic.removeprefix('custody.')}.ndjson").write_bytes(b"".join(values))
+        scan(source, folder / "scanned", self._judge)
+        for topic in EVENTS:
+            name = EVENTS[topic].name
+            expected = pa.Table.from_batches([landing.typed for landing in self.landings[topic]])
+            found = read(folder / "scanned", name).sort_by("offset")
+            for column in ("event_id", "verdicts"):
+                if not found[column].combine_chunks().equals(expected[column].combine_chunks()):
+                    yield f"{name}: scan has another {column}"
 
     def differences(self, lake: Path) -> Iterator[str]:
         """What the lake has too much, too little or otherwise, one line each."""

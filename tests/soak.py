@@ -4,7 +4,8 @@
 
 Two workers share 3 x 8 event partitions. Workers are killed with SIGKILL at random moments, one leaves in
 good order and rejoins, the broker is killed and restarted. In the end every offset must be in `raw` exactly
-once, every accepted event once in its table, and each row, verdict and finding as the pure pipeline has it.
+once, every accepted event once in its table, and each row, verdict and finding as the pure pipeline and
+`sekisho scan` have it.
 """
 
 import argparse
@@ -70,9 +71,12 @@ class Soak:
                     self.unexpected.append(
                         f"worker {name} did not stop in good order: {worker.output[-500:]}"
                     )
-        expected = Expected([*self.references, *self.events])
+        sent = [*self.references, *self.events]
+        expected = Expected(sent)
         self.log("the pure pipeline has judged the same records")
-        return [*self.unexpected, *expected.differences(lake)]
+        unlike = [*expected.differences(lake), *expected.unlike_scan(sent, lake.parent)]
+        self.log("scan has judged the same records")
+        return [*self.unexpected, *unlike]
 
     def _ship(self, bootstrap: str) -> None:
         asyncio.run(ship(bootstrap, self._counted(), self.rate))

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from deltalake import DeltaTable
 
 from tests.generate import generate
+from tests.landings import scan as read_table
 from tests.plain.judge import ROW_RULES, Judged
 from tests.plain.references import Version
 from tests.plain.scan import Scanned, scan
@@ -46,7 +46,7 @@ def plain(value: Any) -> Any:
 
 def rows(lake: Path, table: str) -> list[dict[str, Any]]:
     """All rows of a lake table, read as any Delta reader would."""
-    read = DeltaTable(str(lake / table)).to_pyarrow_table()
+    read = read_table(lake, table)
     return [plain(row) for row in read.to_pylist()]
 
 

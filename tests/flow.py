@@ -21,11 +21,12 @@ from rules.rule import load_all
 from schemas.events import EVENTS
 from schemas.record import TIME
 from schemas.reference import REFERENCES
-from schemas.tables import FETCHED
+from schemas.tables import FETCHED, TABLES
 from sinks.findings import TOPIC as FINDINGS
 from stream.scan import scan
 from stream.simulation.messages import Message
 from stream.topics import CREATE_TIME, TIMESTAMP_TYPE, create_missing
+from tests.landings import scan as read_table
 from tests.ship import Shipped
 
 BROKEN: tuple[bytes | None, ...] = (
@@ -145,8 +146,8 @@ def _fetched(place: tuple[str, int], records: Sequence[Shipped]) -> Iterator[pa.
 
 def read(lake: Path, table: str) -> pa.Table:
     """A table of the lake through its Delta log alone."""
-    found: pa.Table = DeltaTable(str(lake / table)).to_pyarrow_table()
-    return found
+    schema = TABLES[table]
+    return read_table(lake, table).select(schema.names).cast(schema)
 
 
 def _of(table: pa.Table, topic: str) -> pa.Table:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
 from deploy.local_kafka import LocalKafka
@@ -23,6 +22,7 @@ from schemas.sources.local_time import LocalTimeError, instant, timezone_of
 from schemas.sources.slurm_sacct import Accelerators, tres
 from stream.commands.map import command
 from tests.compare import rows, run_scan
+from tests.landings import scan as read_table
 from tests.plain.tables import EVENTS
 from tests.plain.values import Reason, decode
 from tests.topics import delete_custody_topics
@@ -315,7 +315,7 @@ def sekisho(*arguments: str | Path) -> list[str]:
 
 def landed(lake: Path) -> int:
     try:
-        return DeltaTable(str(lake / "raw")).to_pyarrow_table(columns=["offset"]).num_rows
+        return read_table(lake, "raw").num_rows
     except TableNotFoundError:
         return 0
 

@@ -146,6 +146,7 @@ def test_events_land_as_raw_typed_and_findings() -> None:
         "offset": 2,
         "occurred_at": rows[1]["occurred_at"],
         "state": "provisional",
+        "step": None,
     }
 
 

@@ -1,4 +1,4 @@
-"""The middle of the pipeline as two calls: what a batch as read becomes, before it lands.
+"""The middle of the pipeline as three calls: what a batch as read becomes, before it lands.
 
 Pure: no clock, no I/O, no state but the references and the judge that are handed in. Workers, `scan`,
 `replay`, rule tests and benchmarks all call these.
@@ -19,6 +19,7 @@ from schemas.columns import decode
 from schemas.record import TIME, Record
 from schemas.rows import Rejected, Tombstone, tombstone_line
 from schemas.tables import COORDINATES, FINDING_EVENT, RAW, typed
+from schemas.ticks import TICK
 
 
 def _before_landing(schema: pa.Schema) -> pa.Schema:
@@ -33,9 +34,9 @@ _FINDINGS = _before_landing(FINDING_EVENT)
 class Landing:
     """What a batch of one topic becomes, each without `ingested_at`.
 
-    `raw` has every record read, in order; `typed` the accepted ones (`schemas.tables.typed`); `findings` one
-    row per event, rule and subject that fired. `duplicates` counts reference versions that equal one already
-    there: accepted in `raw`, left out of `typed`.
+    `raw` has every record read, in order; `typed` the accepted ones (`schemas.tables.typed`; of ticks, which
+    have no table, none); `findings` one row per event, rule and subject that fired. `duplicates` counts
+    reference versions that equal one already there: accepted in `raw`, left out of `typed`.
     """
 
     raw: pa.RecordBatch
@@ -134,6 +135,13 @@ def admit_references(
     nothing = pa.RecordBatch.from_pylist([], _FINDINGS)
     raw = _raw(fetched, pa.array(reasons, pa.string()))
     return Landing(raw, fresh, nothing, record, int(admission.duplicate.sum()))
+
+
+def admit_ticks(fetched: pa.RecordBatch) -> Landing:
+    """Decode ticks: they land in `raw` alone, accepted or rejected."""
+    reasons = decode(TICK, fetched["value"]).reasons
+    typed_rows = pa.RecordBatch.from_pylist([], TICK.schema)
+    return Landing(_raw(fetched, reasons), typed_rows, pa.RecordBatch.from_pylist([], _FINDINGS), TICK)
 
 
 def finding_id(rule_id: str, subject: str) -> str:

@@ -26,12 +26,13 @@ from schemas.errors import SekishoError
 from schemas.events import EVENTS
 from schemas.record import Record
 from schemas.reference import REFERENCES
+from schemas.ticks import TICK
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9464  # where OpenTelemetry's Prometheus exporters listen; free of the 9100–9399 registry
 OTHER = "other"
 SEVERITIES = ("info", "low", "medium", "high", "critical")
-RECORDS: Mapping[str, Record] = {**EVENTS, **REFERENCES}
+RECORDS: Mapping[str, Record] = {**EVENTS, **REFERENCES, TICK.topic: TICK}
 RULE_ID = re.compile(r"(gap|flag)(\.[a-z][a-z0-9_]*){2,3}", re.ASCII)
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 

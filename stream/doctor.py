@@ -19,7 +19,7 @@ from stream.produce import configuration
 from stream.topics import CREATE_TIME, DAY_MS, FINDINGS, TICK, TIMESTAMP_TYPE
 
 REQUIRED = (*EVENTS, *REFERENCES, FINDINGS)
-READ = (*EVENTS, *REFERENCES)
+READ = (*EVENTS, *REFERENCES, TICK)
 """Topics whose records land."""
 Offsets = Mapping[tuple[str, int], int]
 COORDINATOR_SECONDS = 10.0

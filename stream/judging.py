@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rules.judge import Judge
-from rules.pipeline import Landing, admit_references, judge_events
+from rules.pipeline import Landing, admit_references, admit_ticks, judge_events
 from rules.references import References
 from schemas.events import EVENTS
 from schemas.reference import REFERENCES
+from schemas.ticks import TICK
 from sinks import findings
 from sinks.lake import Lake
 from stream.fetches import Fetch, to_arrow
@@ -45,7 +46,7 @@ class Judged:
 
     @property
     def has_events(self) -> bool:
-        return any(landing.record.is_event for landing in self.landings)
+        return any(landing.record.topic in EVENTS for landing in self.landings)
 
 
 class Judging:
@@ -84,7 +85,11 @@ class Judging:
         known = dict(self.references.known)
         for topic, fetches in by_topic.items():
             fetched = to_arrow(fetches, self._topic_ids)
-            if fetched.num_rows:
+            if fetched.num_rows == 0:
+                continue
+            if topic == TICK.topic:
+                landings.append(admit_ticks(fetched))
+            else:
                 landings.append(judge_events(EVENTS[topic], fetched, self.references, self._judge))
         messages = self._messages(landings, known)
         landed = [landing for landing in landings if landing.raw.num_rows]

@@ -28,7 +28,7 @@ from stream.judging import Judging
 from stream.landing import Lander
 from stream.publish import away
 from stream.settings import Settings
-from stream.topics import create_missing
+from stream.topics import TICK, create_missing
 from stream.worker import TOPICS, Worker
 
 PROGRESS_SECONDS = 1.0
@@ -118,15 +118,16 @@ def topics(settings: Settings) -> dict[str, str | None]:
     """The id of every topic the worker reads, null where the brokers have none; creates what is missing.
 
     Waits for a broker. Raises SekishoError when none answers in time, and when a topic is missing and
-    `partitions` does not say how to create it.
+    `partitions` does not say how to create it. Only ticks may be missing.
     """
-    needed = [*TOPICS, FINDINGS]
+    needed = [topic for topic in (*TOPICS, FINDINGS) if topic != TICK]
     deadline = time.monotonic() + settings.broker_away_seconds
     while True:
         try:
             with KafkaAdminClient(**settings.kafka_python(), bootstrap_timeout_ms=2000) as admin:
                 if settings.partitions:
                     create_missing(admin, needed, settings.partitions)
+                    create_missing(admin, [TICK], 1)
                 found = {topic["name"]: topic for topic in admin.describe_topics(list(admin.list_topics()))}
                 break
         except KafkaError as error:
@@ -140,7 +141,7 @@ def topics(settings: Settings) -> dict[str, str | None]:
         raise SekishoError(
             f"topics are missing: {', '.join(missing)}; create them, or start with --partitions N"
         )
-    return {topic: found[topic].get("topic_id") for topic in TOPICS}
+    return {topic: found[topic].get("topic_id") for topic in TOPICS if topic in found}
 
 
 @contextlib.contextmanager

@@ -9,9 +9,10 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from schemas.errors import SekishoError
 from schemas.events import EVENTS
 from schemas.reference import REFERENCES
+from schemas.ticks import TICK as TICK_RECORD
 
 FINDINGS = "custody.findings"
-TICK = "custody.tick"
+TICK = TICK_RECORD.topic
 DAY_MS = 86_400_000
 
 CREATE_TIME = "CreateTime"

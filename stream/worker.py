@@ -22,6 +22,7 @@ from aiokafka.errors import KafkaError
 from schemas.errors import SekishoError
 from schemas.events import EVENTS
 from schemas.reference import REFERENCES
+from schemas.ticks import TICK
 from sinks.lake import Conflict
 from sinks.metrics import Metrics
 from stream.fetches import Fetch
@@ -36,7 +37,8 @@ from stream.transport import App, fetch_topic, new_app
 
 _log = logging.getLogger(__name__)
 
-TOPICS = (*EVENTS, *REFERENCES)
+TOPICS = (*EVENTS, *REFERENCES, TICK.topic)
+"""What workers read; ticks are read once there is a topic of them, which a reconciler needs, not a worker."""
 STOP_SECONDS = 20.0  # for Faust to leave the group
 
 

@@ -15,22 +15,27 @@ RECONCILER = "reconciler"
 
 @dataclass(frozen=True)
 class Incident:
+    """What must be found, and in which state once the last tick has come."""
+
     rule_id: str
     subject: str
     sentence: str
     needs: str | None
+    state: str = "confirmed"
 
 
 Found = tuple[str, str]
 Builder = Callable[[Stage], Found]
-BUILDERS: list[tuple[str, str | None, Builder]] = []
+BUILDERS: list[tuple[str, str | None, str, Builder]] = []
 
 
-def incident(rule_id: str, needs: str | None = None) -> Callable[[Builder], Builder]:
+def incident(
+    rule_id: str, needs: str | None = None, state: str = "confirmed"
+) -> Callable[[Builder], Builder]:
     """Registers a builder."""
 
     def register(builder: Builder) -> Builder:
-        BUILDERS.append((rule_id, needs, builder))
+        BUILDERS.append((rule_id, needs, state, builder))
         return builder
 
     return register

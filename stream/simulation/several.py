@@ -70,16 +70,14 @@ def _twice(s: Stage) -> Found:
 def _silent(s: Stage) -> Found:
     source = s.new_source("bmc", ["access"])
     s.world.references["source"][-1]["silence_limit_s"] = 900
-    last = _beats(s, source, s.world.start, s.start + 5 * MINUTE)
-    # what is to be silent keeps its own limit, and event and broker time agree
+    last = int(s.beats(source, s.world.start, s.start + 5 * MINUTE)[-1][AT])
     return f"source:{source}|since:{subject_time(last)}", f"{source} has said nothing since {iso(last)}."
 
 
 @incident("gap.source.sequence_hole", RECONCILER)
 def _hole(s: Stage) -> Found:
     source = s.new_source("audit", ["access"])
-    _beats(s, source, s.world.start, s.world.end - 2 * MINUTE)
-    beats = [fields for name, (_, fields) in s.rows.items() if name.startswith("beat")]
+    beats = s.beats(source, s.world.start, s.world.end)
     for number, fields in enumerate(beats, 1):
         fields["source_seq"] = number if number <= 5 else number + 3
     return f"source:{source}|first:6", f"Three records of {source}, 6 to 8, never arrived."
@@ -105,13 +103,3 @@ def _phantom(s: Stage) -> Found:
     lost: Fields = {"principal": None, "allocation_id": phantom, "authorization_id": None}
     s.add("phantom", "call", s.row("call")[AT] + MINUTE, lost)
     return f"allocation:{phantom}", f"A call names only the allocation {phantom}, which there never was."
-
-
-def _beats(s: Stage, source: str, start: int, end: int) -> int:
-    """A log-in is refused at `source` every five minutes; returns the time of the last."""
-    refused: Fields = {"action": "denied", "source": source, "session_id": None}
-    refused |= {"allocation_id": None, "authorization_id": None}
-    times = range(start + MINUTE, end, 5 * MINUTE)
-    for number, at in enumerate(times):
-        s.add(f"beat{number}", "opened", at, refused, lag=0)
-    return times[-1]

@@ -3,15 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from schemas.errors import UsageError
-from stream.simulation import incidents, messages, world
+from stream.simulation import incidents, messages, selftest, world
 from stream.simulation.clock import HOUR, MINUTE, SECOND, iso, micros
-from stream.simulation.columns import ARRIVAL, Columns, collect
+from stream.simulation.columns import collect
 from stream.simulation.incident import Incident
 from stream.simulation.messages import Encoded, Message
 from stream.simulation.workload import generate
@@ -77,6 +76,7 @@ def simulate(settings: Settings) -> Simulation:
     tenants = max(20, settings.accelerators // 200)
     built = world.build(settings.seed, settings.start, end, settings.accelerators, tenants, accounts=12)
     stages, planted = incidents.plant(built)
+    stages.append(selftest.stage(built))
     rng = np.random.default_rng(settings.seed)
     events = max(1, round(settings.rate * settings.duration / SECOND))
     streams = generate(built, rng, settings.start, end, events, first=4_711_000, drain=False)
@@ -84,23 +84,6 @@ def simulate(settings: Settings) -> Simulation:
         rows = [fields for stage in stages for stream, fields in stage.rows.values() if stream == name]
         for field, values in collect(name, rows).items():
             columns[field].extend(values)
-    _limit_silences(built, streams, end)
     messages.number_events(streams, {})
     references = list(messages.references(built.references, settings.start - MINUTE))
     return Simulation(settings, references, [messages.encode(*item) for item in streams.items()], planted)
-
-
-def _limit_silences(built: world.World, streams: dict[str, Columns], end: int) -> None:
-    """Sets each source's silence limit well above its longest pause, as an operator would.
-
-    A source that has a shorter limit than an hour is planted and keeps it.
-    """
-    heard: dict[str, list[int]] = {}
-    for columns in streams.values():
-        for source, arrival in zip(columns["source"], columns[ARRIVAL], strict=True):
-            heard.setdefault(source, []).append(arrival)
-    for record in built.references["source"]:
-        if record["silence_limit_s"] >= 3600:
-            times = sorted([built.start - MINUTE, *heard.get(record["source"], ()), end + 3 * HOUR])
-            longest = max(later - earlier for earlier, later in pairwise(times))
-            record["silence_limit_s"] = 3600 * (2 + 2 * longest // HOUR)

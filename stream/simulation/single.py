@@ -1,6 +1,6 @@
 """Incidents that one record with its references shows: every row rule has one at least."""
 
-from stream.simulation.clock import DAY, HOUR, MINUTE, day, iso
+from stream.simulation.clock import DAY, MINUTE, day, iso
 from stream.simulation.columns import ARRIVAL
 from stream.simulation.fleet import INCIDENT_MODEL, SISTER, SITE
 from stream.simulation.incident import Found, incident
@@ -80,6 +80,7 @@ def _no_headquarters(s: Stage) -> Found:
 def _no_method(s: Stage) -> Found:
     source = s.new_source("vpn", ["access"])
     s.change("opened", "call", "closed", source=source, method=None)
+    s.beats(source, s.world.start, s.world.end)
     return f"source:{source}", f"{source} reports sessions without saying how they came in."
 
 
@@ -243,10 +244,13 @@ def _mismatch(s: Stage) -> Found:
 # --- the telemetry itself ---
 
 
-@incident("gap.source.clock")
+@incident("gap.source.clock", state="provisional")  # no watermark reaches a time that is still to come
 def _clock(s: Stage) -> Found:
     source = s.new_source("console", ["access"])
     s.change("opened", "call", "closed", source=source)
+    s.beats(source, s.world.start, s.world.end)
+    sent, dated = s.end - MINUTE, s.world.end + 40 * MINUTE
     refused: Fields = {"action": "denied", "allocation_id": None, "authorization_id": None}
-    s.add("ahead", "opened", s.world.end + 2 * HOUR, refused | {"session_id": None})[ARRIVAL] = s.end - MINUTE
-    return f"source:{source}", f"The clock of {source} jumped more than two hours ahead."
+    s.add("ahead", "opened", dated, refused | {"session_id": None})[ARRIVAL] = sent
+    sentence = f"The clock of {source} jumped ahead: at {iso(sent)} it dated a record {iso(dated)}."
+    return f"source:{source}", sentence

@@ -188,3 +188,16 @@ class Stage:
         event_id = f"{self.allocation_id}.{name}"
         self.rows[name] = (stream, self.timed(fields, event_id, at, lag) | changes)
         return self.rows[name][1]
+
+    def beats(self, source: str, start: int, end: int) -> list[Fields]:
+        """A log-in is refused at `source` every five minutes from start to a minute before end (µs).
+
+        They arrive when they happen: what a silence is counted from is then the same by either clock.
+        """
+        refused: Fields = {"action": "denied", "source": source, "session_id": None}
+        refused |= {"allocation_id": None, "authorization_id": None}
+        times = range(end - MINUTE, start, -5 * MINUTE)[::-1]
+        return [
+            self.add(f"{source}.beat{number}", "opened", at, refused, lag=0)
+            for number, at in enumerate(times)
+        ]

@@ -148,7 +148,7 @@ def add_party(world: World, role: str, country: str, broker_id: str | None) -> F
 
 
 def add_source(world: World, source: str, streams: list[str]) -> Fields:
-    """Its silence limit is set once the traffic is known (`simulator`)."""
+    """An emitter that must be heard of every hour, and numbers what it says."""
     record: Fields = {
         "source": source,
         "version": 1,

@@ -82,19 +82,42 @@ class Judged:
         return sorted({rule for rule, _ in self.firings})
 
 
+def candidates(fields: dict[str, Any], t: int, things: dict[str, Things]) -> set[str]:
+    """Parties with a version in force at `t` that an event's party_id, else its principal, leads to."""
+    if fields["party_id"] is not None:
+        named = {fields["party_id"]}
+    elif fields["principal"] is not None:
+        named = things["principal"].bound_parties(fields["principal"], t)
+    else:
+        named = set()
+    return {party for party in named if things["party"].in_force(party, t) is not None}
+
+
+def resolve(fields: dict[str, Any], t: int, things: dict[str, Things]) -> str | None:
+    """The one party that an event's party_id, else its principal, leads to at `t`."""
+    found = candidates(fields, t, things)
+    return next(iter(found)) if len(found) == 1 else None
+
+
 class Event:
     """An accepted event with the versions in force at its time."""
 
     def __init__(
-        self, stream: str, fields: dict[str, Any], broker_time: int, things: dict[str, Things]
+        self,
+        stream: str,
+        fields: dict[str, Any],
+        broker_time: int,
+        things: dict[str, Things],
+        completed: bool,
     ) -> None:
         self.stream = stream
         self.fields = fields
+        self.completed = completed
         self.t: int = fields["occurred_at"]
         self.action: str = fields["action"]
         self.future = self.t - broker_time > 5 * MINUTE
-        self.candidates = self._candidates(things)
-        self.party = next(iter(self.candidates)) if len(self.candidates) == 1 else None
+        self.candidates = candidates(fields, self.t, things)
+        self.party = resolve(fields, self.t, things)
         self.p = self._fields(things["party"].in_force(self.party, self.t))
         self.a = self._fields(things["authorization"].in_force(fields["authorization_id"], self.t))
         self.s = self._fields(things["site"].in_force(fields["site_id"], self.t))
@@ -104,16 +127,6 @@ class Event:
     @staticmethod
     def _fields(version: Version | None) -> dict[str, Any] | None:
         return None if version is None else version.fields
-
-    def _candidates(self, things: dict[str, Things]) -> set[str]:
-        """Parties with a version in force that the event's own party_id, else its principal, leads to."""
-        if self.fields["party_id"] is not None:
-            named = {self.fields["party_id"]}
-        elif self.fields["principal"] is not None:
-            named = things["principal"].bound_parties(self.fields["principal"], self.t)
-        else:
-            named = set()
-        return {party for party in named if things["party"].in_force(party, self.t) is not None}
 
     def __getattr__(self, name: str) -> Any:
         """A field of the event; null where its stream has none of that name."""
@@ -139,9 +152,19 @@ def _number(version: dict[str, Any] | None) -> int | None:
     return None if version is None else int(version["version"])
 
 
-def judge(stream: str, fields: dict[str, Any], broker_time: int, things: dict[str, Things]) -> Judged:
-    """All row rules over one event, at landing: what an allocation would add is not known yet."""
-    event = Event(stream, fields, broker_time, things)
+def judge(
+    stream: str,
+    fields: dict[str, Any],
+    broker_time: int,
+    things: dict[str, Things],
+    completed: bool = False,
+) -> Judged:
+    """All row rules over one event.
+
+    At landing what an allocation would add is not known yet. `completed` says that it is: the fields hold it,
+    or there is none to add, and no rule waits for it (section 3.2).
+    """
+    event = Event(stream, fields, broker_time, things, completed)
     judged = Judged(
         party_id=event.party,
         party_version=_number(event.p),
@@ -163,7 +186,7 @@ def identity(event: Event) -> Firings:
     if not event.candidates:
         names_nobody = event.party_id is None and event.principal is None
         waits = names_nobody and event.allocation_id is not None and not allocated
-        if not waits:
+        if event.completed or not waits:
             yield "gap.identity.unknown", event.subject
     if len(event.candidates) > 1:
         yield "flag.identity.ambiguous", f"principal:{event.principal}"

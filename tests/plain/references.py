@@ -88,14 +88,27 @@ class Things:
     def _in_force(self, key: tuple[str, ...], t: int) -> Version | None:
         best = None
         for version in self.versions.get(key, []):
-            ends = [stone.at for stone in self.tombstones.get(key, []) if version.offset < stone.offset]
-            if version.fields["valid_to"] is not None:
-                ends.append(version.fields["valid_to"])
             began = version.fields["valid_from"] <= t
-            ended = any(end <= t for end in ends)
+            ended = any(end <= t for end in self._ends(key, version))
             if began and not ended and (best is None or version.number > best.number):
                 best = version
         return best
+
+    def _ends(self, key: tuple[str, ...], version: Version) -> list[int]:
+        """Its valid_to, and the tombstones above it."""
+        ends = [stone.at for stone in self.tombstones.get(key, []) if version.offset < stone.offset]
+        if version.fields["valid_to"] is not None:
+            ends.append(version.fields["valid_to"])
+        return ends
+
+    def spans(self, identifier: str) -> list[tuple[int, int | None]]:
+        """(start, end) of every version of an id of one part that is ever in force; no end: null."""
+        spans = []
+        for version in self.versions.get((identifier,), []):
+            start, ends = version.fields["valid_from"], self._ends((identifier,), version)
+            if not ends or min(ends) > start:
+                spans.append((start, min(ends) if ends else None))
+        return spans
 
     def bound_parties(self, principal: str, t: int) -> set[str]:
         """The parties that a principal's bindings in force at `t` name."""

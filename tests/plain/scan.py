@@ -19,6 +19,8 @@ class Scanned:
     """payload, reason (None: accepted)"""
     versions: dict[tuple[str, int], Version | Tombstone] = field(default_factory=dict)
     events: dict[tuple[str, int], tuple[dict[str, Any], Judged]] = field(default_factory=dict)
+    things: dict[str, Things] = field(default_factory=dict)
+    """the reference things, by kind"""
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -31,10 +33,15 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
     yield from enumerate(parts)
 
 
+def broker_time(t: int, until: int | None) -> int:
+    """An event's stand-in for broker time (section 3.6)."""
+    return t if until is None else min(t, until)
+
+
 def scan(directory: Path, until: int | None = None) -> Scanned:
     """Read all reference files, then judge the events. `until`: µs since 1970, section 3.6."""
     scanned = Scanned()
-    things = {name: Things(name) for name in REFERENCES}
+    things = scanned.things = {name: Things(name) for name in REFERENCES}
     for name, thing in things.items():
         for offset, payload in lines(directory / f"{name}.ndjson"):
             at = (f"custody.{name}", offset)
@@ -48,7 +55,6 @@ def scan(directory: Path, until: int | None = None) -> Scanned:
             fields = decode(columns, payload)
             scanned.raw[at] = (payload, fields.text if isinstance(fields, Reason) else None)
             if not isinstance(fields, Reason):
-                t = fields["occurred_at"]
-                broker_time = t if until is None else min(t, until)
-                scanned.events[at] = (fields, judge(name, fields, broker_time, things))
+                judged = judge(name, fields, broker_time(fields["occurred_at"], until), things)
+                scanned.events[at] = (fields, judged)
     return scanned

@@ -106,6 +106,9 @@ class Batch:
         """The partitions that `table` advances by this batch."""
         return [partition for partition in self.ranges if partition[0] in self.tables[table].topics]
 
+    def files(self, table: str) -> Sequence[File]:
+        return self.tables[table].files
+
     def raw_txns(self) -> dict[str, int]:
         """Next offsets, and what the other tables owe."""
         txns = {app_id(partition): end for partition, (_, end) in self.ranges.items()}

@@ -1,28 +1,33 @@
 """The lake: Delta tables that own the offsets (protocol and failures: docs/commit-protocol.md)."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.errors import SekishoError
 from schemas.record import Record
-from schemas.tables import TABLES, typed
+from schemas.tables import TABLES, TRIAGE, typed
 from sinks import views
 from sinks.batch import Batch, Partition, app_id, owed_id, read_id
+from sinks.commits import Commit, commits
+from sinks.decision import check_files, complete
 from sinks.durable import make_folder
 from sinks.log import DeltaLog
 from sinks.parquet import TableFile
+from sinks.settlement import Settled, Settlements
 from sinks.transaction import Conflict, Transaction
 
-__all__ = ["Conflict", "Lake", "Transaction"]
+__all__ = ["Commit", "Conflict", "Lake", "Settled", "Transaction"]
 
 _log = logging.getLogger(__name__)
 
 _DT = pa.field("dt", pa.date32())
+_APPEND_ONLY = ("raw", "triage")  # what nothing else could make again
 
 
 class Lake:
@@ -32,6 +37,7 @@ class Lake:
         """Use `Lake.open`."""
         self.path = path
         self._logs = logs
+        self._settlements = Settlements(logs)
 
     @classmethod
     def open(cls, path: str | Path, create: bool = True) -> "Lake":
@@ -48,7 +54,7 @@ class Lake:
         make_folder(folder)
         logs = {}
         for table, schema in TABLES.items():
-            logs[table] = DeltaLog.open(folder / table, schema.append(_DT), append_only=table == "raw")
+            logs[table] = DeltaLog.open(folder / table, schema.append(_DT), append_only=table in _APPEND_ONLY)
         views.write(folder)
         return cls(folder, logs)
 
@@ -89,6 +95,46 @@ class Lake:
         """Opens a batch; `at` (with a zone) is its ingest time."""
         return Transaction(self, at)
 
+    def commits(self, after: int) -> Iterator[Commit]:
+        """The batches that have landed since entry `after` of raw's log (-1: all), in order."""
+        return commits(self._logs["raw"], after)
+
+    def settled(self) -> Settled | None:
+        """The reconciler's last step, after completing what a crash left undone; None before the first."""
+        return self._settlements.settled()
+
+    def settle(self, settled: Settled, tables: Mapping[str, pa.Table], at: datetime) -> None:
+        """Commits one step of the reconciler, durably.
+
+        Args:
+            settled: the step; becomes a row of `watermark`.
+            tables: new rows of finding_history, finding_event, duplicate and coverage, those that have any.
+                `step` and `ingested_at` are filled in here.
+            at: the time (with a zone) that becomes `ingested_at`, its UTC date the `dt`.
+
+        Raises:
+            Conflict: the step is not the one after the lake's last, since another reconciler is at work;
+                nothing is written.
+            SekishoError: the disk fails. If the step was decided, it is completed at the next start.
+        """
+        self._settlements.settle(settled, tables, at)
+
+    def triage(self, rows: Iterable[Mapping[str, Any]], at: datetime) -> None:
+        """Adds rows of TRIAGE (without `ingested_at`, which becomes `at`), durably."""
+        schema = TRIAGE.remove(TRIAGE.get_field_index("ingested_at"))
+        batch = pa.RecordBatch.from_pylist(list(rows), schema=schema)
+        if not batch.num_rows:
+            return
+        file = self.new_file("triage", at)
+        try:
+            file.append(batch)
+            written = file.finish()
+        except BaseException:
+            file.discard()
+            raise
+        info = {"table": "triage", "files": [written.digest()]}
+        self._logs["triage"].commit([written], {}, info, lambda: False)
+
     # What a transaction needs
 
     def new_file(self, table: str, at: datetime) -> TableFile:
@@ -128,7 +174,7 @@ class Lake:
                 batch = Batch.from_info(entry.info)
                 for table in batch.tables:
                     if any(owed_id(table, partition) in owed for partition in batch.partitions(table)):
-                        self._check_files(table, batch)
+                        check_files(self._logs[table], batch)
                         self._complete(table, batch, version)
                         _log.warning(
                             "completed raw's commit %d in %s, left undone by a crash", version, table
@@ -138,13 +184,7 @@ class Lake:
 
     def _complete(self, table: str, batch: Batch, raw_version: int) -> None:
         """Commits the batch's files to one table, unless somebody has done so already."""
-        log = self._logs[table]
-        txns = batch.table_txns(table)
-
-        def done() -> bool:
-            return all(log.txns.get(app, -1) >= end for app, end in txns.items())
-
-        log.commit(batch.tables[table].files, txns, batch.table_info(table, raw_version), done)
+        complete(self._logs[table], batch, raw_version)
 
     def _owed(self, batch: Batch | None = None) -> dict[str, int]:
         """What the tables owe, of the batch's partitions or of all: raw's owed appIds and their versions.
@@ -181,12 +221,6 @@ class Lake:
             if landed != start:
                 name = f"{partition[0]}:{partition[1]}"
                 raise Conflict(f"{name} is landed up to {landed}, not {start}: seek to the lake's offsets")
-
-    def _check_files(self, table: str, batch: Batch) -> None:
-        for file in batch.tables[table].files:
-            path = self.path / table / file.path
-            if not path.is_file() or path.stat().st_size != file.size:
-                raise SekishoError(f"the lake has lost {path}, which raw's log names: restore it from a copy")
 
 
 def exists(folder: Path) -> bool:

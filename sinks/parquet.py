@@ -25,7 +25,7 @@ ROW_GROUP_BYTES = 12 << 20
 
 _DISTINCT = {"key", "value", "event_id", "session_id", "sha256", "finding_id", "message"}
 _RISING = {"offset", "occurred_at", "broker_time", "source_seq", "bytes_out"}
-_MEASURED = ("topic", "partition", "offset", "broker_time", "occurred_at")  # statistics in the Delta log
+_MEASURED = ("topic", "partition", "offset", "broker_time", "occurred_at", "step")  # for the Delta log
 _PRUNED = {*_MEASURED, "ingested_at", "valid_from", "tombstone_at"}  # statistics in the file
 
 

@@ -65,7 +65,7 @@ def join(
         columns: the reference columns to gather, like `P.status`; None for all that are held.
     """
     t = times(events["occurred_at"])
-    party, parties = _parties(events, t, references)
+    party, candidates = parties(events, t, references)
     authorization = references.at(AUTHORIZATION, events["authorization_id"], t)
     site = references.at(SITE, events["site_id"], t)
     rows = {
@@ -79,7 +79,7 @@ def join(
         "broker_time": _naive(broker_time),
         "t": _naive(events["occurred_at"]),
         "stream": pa.repeat(record.name, events.num_rows),
-        "parties": pa.array(parties),
+        "parties": pa.array(candidates),
         **_models(record, events),
         "country": _country(record, events),
         **_gather("P", party, references, columns),
@@ -93,7 +93,7 @@ def join(
     )
 
 
-def _parties(events: pa.RecordBatch, t: Ints, references: References) -> tuple[Ints, Ints]:
+def parties(events: pa.RecordBatch, t: Ints, references: References) -> tuple[Ints, Ints]:
     """(row of each event's party or -1, number of candidates in force): by `party_id`, else by principal."""
     sent, principal = events["party_id"], events["principal"]
     party = references.at(PARTY, sent, t)

@@ -1,0 +1,51 @@
+"""The engine's working state: one DuckDB database, in memory or in a file that may be deleted at any time.
+
+Nothing in it is evidence: whatever it holds can be computed again from the lake.
+"""
+
+from pathlib import Path
+
+import duckdb
+
+from schemas.errors import SekishoError
+
+FILE = "state.duckdb"
+_VERSION = 1  # of the tables' layout; another one is built anew
+_SETTINGS = (
+    "SET TimeZone = 'UTC'",
+    "SET preserve_insertion_order = false",
+    "SET enable_progress_bar = false",
+)
+
+
+def connect(folder: Path | None, memory_limit: str = "1500MB") -> duckdb.DuckDBPyConnection:
+    """Opens the state in `folder`, or a new one in memory. Raises SekishoError when it cannot be opened."""
+    path = ":memory:" if folder is None else str(folder / FILE)
+    try:
+        con = duckdb.connect(path, config={"threads": "1", "memory_limit": memory_limit})
+    except duckdb.Error as error:
+        line = str(error).partition("\n")[0]
+        raise SekishoError(
+            f"cannot open {path}: {line}; stop the other reconciler, or delete the folder: it is made again"
+        ) from error
+    for setting in _SETTINGS:
+        con.execute(setting)
+    con.execute("CREATE TABLE IF NOT EXISTS meta (name VARCHAR, value BIGINT)")
+    if get(con, "layout") is None:
+        put(con, "layout", _VERSION)
+    elif get(con, "layout") != _VERSION:
+        con.close()
+        raise SekishoError(f"{path} is of another version of sekisho; delete the folder: it is made again")
+    return con
+
+
+def get(con: duckdb.DuckDBPyConnection, name: str) -> int | None:
+    """A remembered number, None if there is none."""
+    row = con.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchone()
+    return None if row is None else row[0]
+
+
+def put(con: duckdb.DuckDBPyConnection, name: str, value: int) -> None:
+    """Remembers a number."""
+    con.execute("DELETE FROM meta WHERE name = ?", [name])
+    con.execute("INSERT INTO meta VALUES (?, ?)", [name, value])

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import duckdb
 
-from rules import vocabulary
+from rules import query, vocabulary
 from rules.citations import Citation, load_citations
 from rules.judge import connect, is_judged, translate
 from rules.lock import PATH, Pin, check, read_lock
-from rules.rule import ROOT, Kind, Rule, Severity, load, paths
+from rules.query import is_query
+from rules.rule import ROOT, Rule, Severity, load, paths
 from schemas.errors import SekishoError
 from schemas.events import EVENTS
 
@@ -70,6 +71,8 @@ def _rule(
     yield from _tests(rule)
     if is_judged(rule):
         yield from _condition(rule, connection)
+    elif is_query(rule):
+        yield from _query(rule)
 
 
 def _place(rule: Rule) -> Iterator[str]:
@@ -91,10 +94,9 @@ def _words(rule: Rule) -> Iterator[str]:
         yield f"message: {{{min(unknown)}}} is neither subject nor a parameter; correct it"
     if "subject" not in names:
         yield "message does not name its {subject}; add it"
-    if rule.kind is Kind.ROW:
-        for parameter in rule.parameters:
-            if ("parameter", f"${parameter.name}") not in _tokens(rule.condition):
-                yield f"parameter {parameter.name} is not used in the condition; use it or take it out"
+    for parameter in rule.parameters:
+        if ("parameter", f"${parameter.name}") not in _tokens(rule.condition):
+            yield f"parameter {parameter.name} is not used in the condition; use it or take it out"
 
 
 def _tokens(condition: str) -> set[tuple[str, str]]:
@@ -113,6 +115,14 @@ def _tests(rule: Rule) -> Iterator[str]:
     names = [test.name for test in rule.tests]
     if len(set(names)) < len(names):
         yield "has two tests of one name; rename one"
+
+
+def _query(rule: Rule) -> Iterator[str]:
+    """Deadline and sweep rules: the SELECT, and what it does with nulls and with the ends of every type."""
+    try:
+        query.check(rule)
+    except SekishoError as error:
+        yield str(error).removeprefix(f"{rule.path}: ")
 
 
 def _condition(rule: Rule, connection: duckdb.DuckDBPyConnection) -> Iterator[str]:

@@ -4,6 +4,8 @@ A subject is written `name:value` pairs joined by `|`, nothing escaped. A rule l
 stands for the first of the two that is not null.
 """
 
+from collections.abc import Sequence
+
 from rules import vocabulary
 from rules.vocabulary import Expression
 from schemas.errors import SekishoError
@@ -48,6 +50,17 @@ _PARTY = (
 )
 
 
+_RESULT = {
+    **_COLUMN,
+    "serial": "serial",
+    "first": "first",
+    "since": "since",
+    "topic": "topic",
+    "reason": "reason",
+}
+"""Subject name → result column of a deadline or sweep rule; `event` needs none."""
+
+
 class SubjectError(SekishoError):
     """A subject that cannot be written on the stream or level."""
 
@@ -62,6 +75,40 @@ def translate(subject: tuple[str, ...], record: Record, each: str | None) -> Exp
     sql = " || '|' || ".join(part.sql for part in parts)
     columns = frozenset[str]().union(*(part.columns for part in parts))
     return Expression(sql, columns, frozenset[str]().union(*(part.element for part in parts)))
+
+
+def columns_of_result(subject: tuple[str, ...]) -> set[str]:
+    """The result columns of a deadline or sweep rule that its subject is made of, beside `event`.
+
+    Raises:
+        SubjectError: a name is unknown, or not for such rules.
+    """
+    for name in subject:
+        if name not in _RESULT and name != "event":
+            known = ", ".join(sorted([*_RESULT, "event"]))
+            raise SubjectError(f"subject: {name} is not for deadline and sweep rules; use {known}")
+    return {_RESULT[name] for name in subject if name != "event"}
+
+
+def of_result(subject: tuple[str, ...], names: Sequence[str]) -> str:
+    """A never-null VARCHAR expression over the result `found` of a deadline or sweep rule with these columns.
+
+    Raises:
+        SubjectError: a name is not for such rules, or its column is not selected.
+    """
+    missing = columns_of_result(subject) - set(names)
+    if missing:
+        raise SubjectError(f"subject: the condition does not select {min(missing)}; add it")
+    return " || '|' || ".join(_result_part(name, bare="source" in subject) for name in subject)
+
+
+def _result_part(name: str, bare: bool) -> str:
+    if name == "event":
+        source = "" if bare else "found.event.source || '/' || "
+        return f"'event:' || {source}found.event.event_id"
+    value = f'found."{_RESULT[name]}"'
+    text = f"strftime({value}, '%Y-%m-%dT%H:%M:%S.%fZ')" if name == "since" else f"CAST({value} AS VARCHAR)"
+    return _named(name, text)
 
 
 def _part(name: str, subject: tuple[str, ...], record: Record, each: str | None) -> Expression:

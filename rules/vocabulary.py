@@ -110,6 +110,7 @@ _TOKEN = re.compile(
     r"|(?P<reference>[A-Z]\w*\s*\.\s*[A-Za-z_]\w*)"
     r"|(?P<word>[A-Za-z_]\w*)"
     r"|(?P<number>\d+(?:\.\d+)?)"
+    r"|(?P<dot>\.)"
     r"|(?P<operator><=|>=|<>|!=|\|\||::|[-+*/%<>=(),\[\]])"
 )
 
@@ -217,6 +218,10 @@ def translate(
             name = _reference(text, each)
             (element if name.startswith("X.") else columns).add(name)
             out.append(f'"{name}"')
+        elif kind == "dot":
+            raise ConditionError(
+                "condition: a row rule has no names with a dot but P., A., S. and X.; correct it"
+            )
         elif kind != "word" or text.lower() in _KEYWORDS:
             out.append(text)
         elif text in constants:

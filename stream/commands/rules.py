@@ -18,6 +18,7 @@ from rules.citations import MARKS, load_citations
 from rules.judge import Judge, is_judged, translate
 from rules.lint import Problem, lint
 from rules.lock import write_lock
+from rules.query import compile_rule, is_query
 from rules.rule import ROOT, Rule, load_all
 from rules.timeline import Outcome, load_baseline, run_test
 from schemas.errors import UsageError
@@ -202,11 +203,12 @@ def _facts(rule: Rule, root: Path) -> Iterable[tuple[str, str]]:
 
 
 def _sql(rule: Rule) -> dict[str, str]:
-    """The condition as written, and as it runs over each stream's joined rows; with the macros it calls."""
+    """The condition as written, and as it runs over each stream's joined rows or the reconciler's tables; and
+    the macros it calls."""
     found = {"condition": rule.condition}
-    if not is_judged(rule):
-        return found
-    for record in EVENTS.values():
+    if is_query(rule):
+        found["reconciler"] = compile_rule(rule).sql
+    for record in EVENTS.values() if is_judged(rule) else ():
         if record.name in rule.streams:
             condition, subject = translate(rule, record)
             found[record.name] = f"SELECT {subject.sql} AS subject\nWHERE {condition.sql}"

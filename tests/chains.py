@@ -341,7 +341,11 @@ def write_events(story: Story) -> None:
             for _ in range(writer.pick([1, 1, 2])):
                 put(story, stream, record, writer.pick([0, MINUTE, HOUR, 8 * DAY]))
         elif dice < 0.014:
-            put(story, *conflicting(story, stream, record))
+            for _ in range(writer.pick([1, 1, 2])):  # the second may conflict with the first alone
+                stream, record = conflicting(story, stream, record)
+                put(story, stream, record, *writer.pick([[], [], [HOUR]]))
+                if writer.chance(0.2):
+                    put(story, stream, record)
         elif dice < 0.024:
             payload = writer.rejected(EVENTS[stream], record)
             story.lines.append((record["occurred_at"], stream, payload))

@@ -1,9 +1,9 @@
 """Holds a lake that `sekisho scan` wrote against the plain implementation's answer for the same directory.
 
-For debugging: `python -m tests.compare --seed 7` generates, scans, and prints what differs.
+For debugging: `python -m tests.compare --seed 7` generates, scans, and prints what differs, with `--chains`
+on events that hang together.
 """
 
-import datetime
 import hashlib
 import tempfile
 from collections import defaultdict
@@ -13,15 +13,19 @@ from typing import Any
 
 import click
 
+from tests.chains import generate_chains
+from tests.compare_history import differences_of, history_differences
 from tests.generate import generate
-from tests.landings import scan as read_table
+from tests.lake_rows import plain, rows
+from tests.plain.history import judge_all
 from tests.plain.judge import ROW_RULES, Judged
 from tests.plain.references import Version
 from tests.plain.scan import Scanned, scan
 from tests.plain.tables import EVENTS, IDS, REFERENCES
 from tests.plain.values import time
 
-EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+__all__ = ["compare", "differences", "history_differences", "plain", "rows", "run_scan"]
+
 At = tuple[str, int]  # topic, offset; the partition is 0
 
 
@@ -31,23 +35,6 @@ def run_scan(directory: Path, lake: Path, until: str | None = None) -> None:
 
     arguments = ["--in", str(directory), "--lake", str(lake), *(["--until", until] if until else [])]
     command.main(arguments, standalone_mode=False)
-
-
-def plain(value: Any) -> Any:
-    """Times as microseconds since 1970, also inside lists and structs."""
-    if isinstance(value, datetime.datetime):
-        return (value - EPOCH) // datetime.timedelta(microseconds=1)
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
-    return value
-
-
-def rows(lake: Path, table: str) -> list[dict[str, Any]]:
-    """All rows of a lake table, read as any Delta reader would."""
-    read = read_table(lake, table)
-    return [plain(row) for row in read.to_pylist()]
 
 
 def by_offset(found: list[dict[str, Any]], what: str) -> Iterator[str | tuple[At, dict[str, Any]]]:
@@ -62,8 +49,11 @@ def by_offset(found: list[dict[str, Any]], what: str) -> Iterator[str | tuple[At
 
 
 def differences(directory: Path, lake: Path, until: str | None = None) -> Iterator[str]:
-    """Readable differences between the lake and the plain implementation, none when they agree."""
-    expected = scan(directory, None if until is None else time(until))
+    """Readable differences in what landed row by row, none when the plain implementation agrees."""
+    yield from row_differences(scan(directory, None if until is None else time(until)), lake)
+
+
+def row_differences(expected: Scanned, lake: Path) -> Iterator[str]:
     yield from raw_differences(expected, lake)
     for name in EVENTS:
         yield from event_differences(name, expected, lake)
@@ -177,23 +167,33 @@ def verdicts(expected: Scanned, at: At) -> list[str]:
     return [] if event is None else event[1].verdicts
 
 
-def compare(folder: Path, seed: int, events: int) -> Iterator[str]:
+def compare(
+    folder: Path, seed: int, events: int, chains: bool = False, history: bool = False
+) -> Iterator[str]:
     """Generate `folder`/in, scan it into `folder`/lake, and yield the differences."""
-    generated = generate(folder / "in", seed, events)
+    make = generate_chains if chains else generate
+    generated = make(folder / "in", seed, events)
     run_scan(folder / "in", folder / "lake", generated.until)
-    yield from differences(folder / "in", folder / "lake", generated.until)
+    if not history:
+        yield from differences(folder / "in", folder / "lake", generated.until)
+        return
+    expected = judge_all(folder / "in", None if generated.until is None else time(generated.until))
+    yield from row_differences(expected.scanned, folder / "lake")
+    yield from differences_of(expected, folder / "lake")
 
 
 @click.command()
 @click.option("--seed", type=int, required=True)
+@click.option("--chains", is_flag=True, help="Events that hang together, of tests.chains.")
 @click.option("--events", type=int, default=5000)
+@click.option("--rows", "only_rows", is_flag=True, help="Leave findings, duplicates and coverage out.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Folder to leave the input and the lake in.")
 @click.option("--most", type=int, default=20, help="Differences to print.")
-def main(seed: int, events: int, keep: Path | None, most: int) -> None:
+def main(seed: int, chains: bool, events: int, only_rows: bool, keep: Path | None, most: int) -> None:
     """Print where `sekisho scan` and the plain implementation differ for one seed."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = keep or Path(temporary)
-        found = list(compare(folder, seed, events))
+        found = list(compare(folder, seed, events, chains, history=not only_rows))
     for difference in found[:most]:
         click.echo(difference)
     click.echo(f"{len(found)} differences")

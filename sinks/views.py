@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas.errors import SekishoError
+from schemas.events import EVENTS
 from schemas.record import Record
 from schemas.reference import REFERENCES
-from schemas.tables import FINDING_EVENT, RAW, TABLES
+from schemas.tables import RAW, TABLES
+from sinks import settled_views
 from sinks.durable import make_folder, replace, told
 
 FILE = "views.sql"
@@ -23,7 +25,10 @@ EMPTY = "_empty"
 
 _CHECKPOINT = pa.schema(
     [
-        pa.field("add", pa.struct([("path", pa.string()), ("modificationTime", pa.int64())])),
+        pa.field(
+            "add",
+            pa.struct([("path", pa.string()), ("modificationTime", pa.int64()), ("stats", pa.string())]),
+        ),
         pa.field("remove", pa.struct([("path", pa.string())])),
     ]
 )
@@ -70,8 +75,6 @@ SET VARIABLE {table}_files = (
 _FROM = "read_parquet(getvariable('{table}_files'), filename = true, hive_partitioning = false)"
 _DT = "TRY_CAST(regexp_extract(filename, 'dt=([0-9-]{10})/[^/]*$', 1) AS DATE) AS dt"
 
-_COORDINATES = 'topic, "partition", "offset"'
-
 _DEAD_LETTER = """
 CREATE OR REPLACE VIEW dead_letter AS
 SELECT topic, topic_id, "partition", "offset", broker_time, reason, "key", headers, "value" AS payload,
@@ -79,62 +82,29 @@ SELECT topic, topic_id, "partition", "offset", broker_time, reason, "key", heade
 FROM raw WHERE disposition = 'rejected';
 """
 
-_FINDING = """
--- The latest state of each event of each finding.
-CREATE OR REPLACE VIEW finding_event AS
-SELECT {columns}
-FROM {source}
-QUALIFY row_number() OVER (PARTITION BY finding_id, {coordinates} ORDER BY ingested_at DESC) = 1;
-
--- The findings as the events so far make them, in the shape of finding_history.
-CREATE OR REPLACE VIEW finding AS
-WITH event AS (
-  SELECT *, min(ingested_at) OVER (PARTITION BY finding_id, {coordinates}) AS first_ingested_at
-  FROM {source}
-  QUALIFY row_number() OVER (PARTITION BY finding_id, {coordinates} ORDER BY ingested_at DESC) = 1
-)
-SELECT
-  finding_id,
-  min(rule_id) AS rule_id,
-  arg_max(rule_sha256, ingested_at) AS rule_sha256,
-  split_part(min(rule_id), '.', 1) AS kind,
-  arg_max(severity, ingested_at) AS severity,
-  split_part(min(rule_id), '.', 2) AS link,
-  min(subject) AS subject,
-  CASE WHEN count(party_id) = count(*) AND min(party_id) = max(party_id) THEN min(party_id) END AS party_id,
-  CASE WHEN count(allocation_id) = count(*) AND min(allocation_id) = max(allocation_id)
-    THEN min(allocation_id) END AS allocation_id,
-  min(occurred_at) AS first_at,
-  max(occurred_at) AS last_at,
-  count(*) AS events,
-  min(first_ingested_at) AS detected_at,
-  0::BIGINT AS revision,
-  arg_max(state, ingested_at) AS state,
-  NULL::BIGINT AS supersedes,
-  arg_max(message, ROW(ingested_at, {coordinates})) AS message,
-  list({{topic: topic, "partition": "partition", "offset": "offset", event_id: event_id}}
-    ORDER BY {coordinates})[:100] AS evidence,
-  NULL::STRUCT(topic VARCHAR, "partition" INTEGER, "offset" BIGINT)[] AS known
-FROM event
-GROUP BY finding_id;
-"""
+_SETTLED = ("watermark", "finding_history", "finding_event", "duplicate", "coverage", "triage")
+"""Read before all others, `watermark` first: see `sinks/settled_views.py`."""
 
 
 def views_sql(lake: Path) -> str:
     """The script for the lake in folder `lake` (an absolute path)."""
     # Derived tables first, raw last: a batch landed in between never shows in them without its evidence.
-    tables = [*(table for table in TABLES if table != "raw"), "raw"]
+    tables = [*_SETTLED, *(table for table in TABLES if table not in ("raw", *_SETTLED)), "raw"]
     parts = [_HEAD.format(lake=_text(str(lake)))]
     parts += [_FILES.format(table=table, empty=EMPTY) for table in tables]
-    parts += [_view("raw", RAW), _DEAD_LETTER]
-    references = {record.name: record for record in REFERENCES.values()}
-    for table, schema in TABLES.items():
-        if table in references:
-            parts.append(_reference_view(references[table], schema))
-        elif table not in ("raw", "finding_event"):
-            parts.append(_view(table, schema))
-    source = _FROM.format(table="finding_event")
-    parts.append(_FINDING.format(columns=_columns(FINDING_EVENT), source=source, coordinates=_COORDINATES))
+    parts += [settled_views.SETTLED.format(), _view("raw", RAW), _DEAD_LETTER]
+    parts += [_view(table, TABLES[table]) for table in ("watermark", "triage")]
+    parts.append(_view("finding_history", TABLES["finding_history"], f"\nWHERE {settled_views.STEP}"))
+    parts += [
+        _settled_view("duplicate", settled_views.DUPLICATE),
+        _settled_view("finding_event", settled_views.FINDING_EVENT),
+        _settled_view("finding_event", settled_views.FINDING),
+        _settled_view("coverage", settled_views.COVERAGE),
+    ]
+    for record in EVENTS.values():
+        without = settled_views.WITHOUT_DUPLICATES.format(topic=_text(record.topic))
+        parts.append(_view(record.name, TABLES[record.name], without))
+    parts += [_reference_view(record, TABLES[record.name]) for record in REFERENCES.values()]
     return "".join(parts)
 
 
@@ -180,10 +150,19 @@ def _empty(schema: pa.Schema) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _view(table: str, schema: pa.Schema) -> str:
+def _view(table: str, schema: pa.Schema, rest: str = "") -> str:
     return (
         f'\nCREATE OR REPLACE VIEW "{table}" AS\n'
-        f"SELECT {_columns(schema)}\nFROM {_FROM.format(table=table)};\n"
+        f"SELECT {_columns(schema)}\nFROM {_FROM.format(table=table)}{rest};\n"
+    )
+
+
+def _settled_view(table: str, template: str) -> str:
+    return template.format(
+        columns=_columns(TABLES[table]),
+        source=_FROM.format(table=table),
+        coordinates=settled_views.COORDINATES,
+        step=settled_views.STEP,
     )
 
 

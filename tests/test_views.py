@@ -254,6 +254,8 @@ def test_a_finding_has_the_shape_of_finding_history(tmp_path: Path) -> None:
             for offset in range(3)
         ],
         "known": None,
+        "suppressed": False,
+        "triage": None,
     }
     assert found[1]["party_id"] is None
     assert found[1]["detected_at"] == AT + timedelta(seconds=5)
@@ -275,15 +277,16 @@ def test_evidence_is_the_first_hundred_by_coordinates(tmp_path: Path) -> None:
 
 def test_one_event_of_a_finding_counts_once_in_its_latest_state(tmp_path: Path) -> None:
     lake = Lake.open(tmp_path)
-    land(lake, with_findings(finding(0)), at=AT)
-    later = with_findings(finding(1), finding(0, state="withdrawn"))
-    later = Landing(later.raw.slice(1), later.typed, later.findings, ACCESS)
+    land(lake, with_findings(finding(0), finding(1)), at=AT)
+    later = with_findings(finding(2), finding(0, state="withdrawn"), finding(1))
+    later = Landing(later.raw.slice(2), later.typed, later.findings, ACCESS)
     land(lake, later, at=AT + timedelta(seconds=5))
     connection = plain(tmp_path)
     found = rows(connection, 'SELECT "offset", state FROM finding_event ORDER BY "offset"')
-    assert found == [{"offset": 0, "state": "withdrawn"}, {"offset": 1, "state": "provisional"}]
+    states = ("withdrawn", "provisional", "provisional")
+    assert found == [{"offset": offset, "state": state} for offset, state in enumerate(states)]
     (one,) = rows(connection, "SELECT events, detected_at FROM finding")
-    assert one == {"events": 2, "detected_at": AT}
+    assert one == {"events": 2, "detected_at": AT}, "what was withdrawn does not count"
 
 
 def test_nested_values_and_bytes_come_through(tmp_path: Path) -> None:

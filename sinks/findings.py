@@ -1,4 +1,4 @@
-"""What is published on `custody.findings` when a finding first fires at landing."""
+"""What is published on `custody.findings`: a finding that first fires at landing, and each later state."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -9,10 +9,14 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.tables import FINDING_HISTORY
+
 TOPIC = "custody.findings"
 EVIDENCE = 100  # events a row names; all are in finding_event
 
 Row = dict[str, Any]
+
+_PUBLISHED = pa.schema([field for field in FINDING_HISTORY if field.name not in ("step", "ingested_at")])
 
 
 def messages(
@@ -35,6 +39,19 @@ def messages(
         (finding_id.encode(), orjson.dumps(_row(events) | shared))
         for finding_id, events in _by_finding(findings)
     ]
+
+
+def history_messages(history: pa.Table) -> list[tuple[bytes, bytes]]:
+    """Key and JSON value of one message for each row of FINDING_HISTORY, in their order.
+
+    The value is the row without the columns that tell of its landing (`step`, `ingested_at`).
+    """
+    rows: list[Row] = history.select(_PUBLISHED.names).cast(_PUBLISHED).to_pylist()
+    return [(row["finding_id"].encode(), orjson.dumps(_plain(row))) for row in rows]
+
+
+def _plain(row: Row) -> Row:
+    return {name: _time(value) if isinstance(value, datetime) else value for name, value in row.items()}
 
 
 def _by_finding(findings: pa.RecordBatch) -> Iterator[tuple[str, list[Row]]]:
@@ -70,6 +87,7 @@ def _row(events: list[Row]) -> Row:
             {name: event[name] for name in ("topic", "partition", "offset", "event_id")}
             for event in events[:EVIDENCE]
         ],
+        "suppressed": False,  # which the reconciler decides
     }
 
 

@@ -19,10 +19,10 @@ from sinks.decision import check_files, complete
 from sinks.durable import make_folder
 from sinks.log import DeltaLog
 from sinks.parquet import TableFile
-from sinks.settlement import Settled, Settlements
+from sinks.settlement import Settled, SettledStep, Settlements
 from sinks.transaction import Conflict, Transaction
 
-__all__ = ["Commit", "Conflict", "Lake", "Settled", "Transaction"]
+__all__ = ["Commit", "Conflict", "Lake", "Settled", "SettledStep", "Transaction"]
 
 _log = logging.getLogger(__name__)
 
@@ -102,6 +102,10 @@ class Lake:
     def settled(self) -> Settled | None:
         """The reconciler's last step, after completing what a crash left undone; None before the first."""
         return self._settlements.settled()
+
+    def settlements(self, after: int) -> Iterator[SettledStep]:
+        """The reconciler's steps after step `after` (0: all), in order."""
+        return self._settlements.steps(after)
 
     def settle(self, settled: Settled, tables: Mapping[str, pa.Table], at: datetime) -> None:
         """Commits one step of the reconciler, durably.

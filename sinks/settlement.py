@@ -6,9 +6,10 @@ that was frozen and wakes, writes nothing.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from schemas.record import TIME
 from schemas.tables import TABLES
 from sinks.batch import File
 from sinks.decision import check_files, complete
-from sinks.log import DeltaLog
+from sinks.log import DeltaLog, Entry
 from sinks.parquet import TableFile
 from sinks.transaction import Conflict
 
@@ -55,6 +56,14 @@ class Settled:
             for name, value in asdict(self).items()
         }
         return pa.table(columns)
+
+
+@dataclass(frozen=True)
+class SettledStep:
+    """A step that is in the lake, with absolute paths of its Parquet files in each table it has rows for."""
+
+    settled: Settled
+    files: Mapping[str, Sequence[Path]]
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,15 @@ class Settlements:
         last = self._last()
         return last[1].settled if last else None
 
+    def steps(self, after: int) -> Iterator[SettledStep]:
+        """The steps after step `after`, in order, as of now. Costs one small file a step."""
+        self._history.refresh()
+        # A step's entry has at least the step's number; others' commits come between.
+        for version in range(after + 1, self._history.version + 1):
+            entry = self._history.entry(version)
+            if entry.txns.get(APP, 0) > after:
+                yield self._step(entry)
+
     def settle(self, settled: Settled, tables: Mapping[str, pa.Table], at: datetime) -> None:
         """Commits a step durably; see `Lake.settle`."""
         self._check_step(settled)
@@ -162,6 +180,14 @@ class Settlements:
         while (entry := self._history.entry(version)).txns.get(APP) != self._history.txns[APP]:
             version -= 1  # a commit of somebody else, which merged files
         return version, Settlement.from_info(entry.info)
+
+    def _step(self, entry: Entry) -> SettledStep:
+        settlement = Settlement.from_info(entry.info)
+        paths = {table: [file.path for file in files] for table, files in settlement.tables.items()}
+        if entry.info["files"]:
+            paths[HISTORY] = [file["path"] for file in entry.info["files"]]
+        files = {table: [self._logs[table].table / path for path in paths[table]] for table in paths}
+        return SettledStep(settlement.settled, files)
 
     def _check_ahead(self, log: DeltaLog) -> None:
         self._history.refresh()  # a live peer may have settled more since

@@ -1,12 +1,15 @@
-"""What is published when a finding first fires."""
+"""What is published when a finding first fires, and when its state changes."""
 
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pyarrow as pa
+
 from schemas.tables import FINDING_EVENT
-from sinks.findings import messages
+from sinks.findings import history_messages, messages
 from tests.landings import START, batch
+from tests.settling import history, table
 
 AT = datetime.fromisoformat("2026-03-01T10:00:00.5+09:00")
 KNOWN = {("custody.site", 1): 3, ("custody.party", 0): 7}
@@ -66,6 +69,7 @@ def test_a_message_is_a_finding_history_row() -> None:
             {"topic": "custody.party", "partition": 0, "offset": 7},
             {"topic": "custody.site", "partition": 1, "offset": 3},
         ],
+        "suppressed": False,
     }
 
 
@@ -98,3 +102,24 @@ def test_evidence_is_the_first_hundred_by_coordinates_and_repeats_count_once() -
 def test_times_are_utc_whatever_the_zone_of_the_detection() -> None:
     (value,) = published(event(1)).values()
     assert datetime.fromisoformat(value["detected_at"]) == AT.astimezone(UTC)
+
+
+def test_a_row_of_the_history_is_published_in_the_same_shape() -> None:
+    first = history("b", 1, first_at=None, suppressed=True)
+    second = history("a", 2, state="confirmed", known=None)
+    found = history_messages(table("finding_history", [first, second]))
+    assert [key for key, _ in found] == [b"b", b"a"]
+    one, other = (json.loads(value) for _, value in found)
+    (landed,) = published(event(1)).values()
+    assert set(one) == set(other) == set(landed)
+    assert one["suppressed"] is True
+    assert (one["first_at"], one["last_at"]) == (None, "2026-03-01T00:00:00.000000Z")
+    assert (other["state"], other["revision"], other["supersedes"]) == ("confirmed", 2, 1)
+    assert one["evidence"] == [{"topic": "custody.access", "partition": 0, "offset": 0, "event_id": "e0"}]
+    assert (one["known"], other["known"]) == (first["known"], None)
+
+
+def test_rows_read_back_from_the_lake_are_published_alike() -> None:
+    rows = table("finding_history", [history("f", 1)])
+    stamped = rows.append_column("step", pa.array([1])).append_column("ingested_at", pa.array([AT]))
+    assert history_messages(stamped) == history_messages(rows)

@@ -256,6 +256,22 @@ def test_the_last_step_is_found_behind_other_peoples_commits(
         assert steps(tmp_path, name) == [1, 2, 3]
 
 
+def test_steps_can_be_read_again_in_order_with_their_files(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path)
+    assert list(lake.settlements(0)) == []
+    settle(lake, 1, full(1))
+    settle(lake, 2)
+    DeltaTable(str(tmp_path / "finding_history")).optimize.compact()
+    settle(lake, 3, full(3), START + timedelta(hours=1))
+    found = list(Lake.open(tmp_path).settlements(0))
+    hour = START + timedelta(hours=1)
+    assert [one.settled for one in found] == [settled(1), settled(2), settled(3, hour)]
+    assert [set(one.files) for one in found] == [set(SETTLED), {"watermark"}, set(SETTLED)]
+    for name in SETTLED:
+        assert pq.read_table(found[2].files[name])["step"].to_pylist() == [3]
+    assert [[one.settled.step for one in lake.settlements(after)] for after in (1, 2, 3)] == [[2, 3], [3], []]
+
+
 def test_steps_are_found_through_checkpoints(tmp_path: Path) -> None:
     lake = Lake.open(tmp_path)
     last = 2 * CHECKPOINT_INTERVAL + 1

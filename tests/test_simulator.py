@@ -17,10 +17,12 @@ from sinks.views import connect
 from stream.commands.simulate import command
 from stream.scan import scan as product_scan
 from stream.simulation import bench, files
-from stream.simulation.clock import HOUR, iso, micros
+from stream.simulation.clock import HOUR, MINUTE, iso, micros
 from stream.simulation.incident import RECONCILER
 from stream.simulation.messages import merged
 from stream.simulation.simulator import START, Settings, Simulation, simulate
+from tests.plain.coverage import covered_share
+from tests.plain.history import History, judge_all
 from tests.plain.scan import Scanned, scan
 
 ROW_RULES = {
@@ -71,8 +73,42 @@ def test_every_row_rule_is_planted(small: Simulation) -> None:
     assert {rule for rule, _ in planted(small, None)} == ROW_RULES
 
 
-def test_what_is_planted_is_found_and_nothing_else(small: Simulation, judged: Scanned) -> None:
+def test_one_record_shows_what_needs_no_other_and_nothing_else(small: Simulation, judged: Scanned) -> None:
     assert found(judged) == planted(small, None)
+
+
+@pytest.fixture(scope="module")
+def history(small: Simulation, tmp_path_factory: pytest.TempPathFactory) -> History:
+    folder = tmp_path_factory.mktemp("all")
+    files.write(small.messages(), folder)
+    return judge_all(folder, small.until)
+
+
+def states(history: History) -> dict[tuple[str, str], str]:
+    return {key: finding.state for key, finding in history.findings.items()}
+
+
+def expected(simulation: Simulation) -> dict[tuple[str, str], str]:
+    return {(i.rule_id, i.subject): i.state for i in simulation.incidents}
+
+
+def test_the_whole_history_shows_every_incident_and_nothing_else(small: Simulation, history: History) -> None:
+    assert states(history) == expected(small)
+
+
+def test_without_a_last_tick_only_the_clock_is_not_seen(small: Simulation, tmp_path: Path) -> None:
+    files.write(small.messages(), tmp_path)
+    found = states(judge_all(tmp_path))
+    assert found == {key: "confirmed" for key in expected(small) if key[0] != "gap.source.clock"}
+
+
+def test_every_source_lets_the_watermark_pass(small: Simulation, history: History) -> None:
+    assert history.watermark == small.until - 12 * MINUTE
+
+
+def test_every_link_but_how_is_missing_somewhere(history: History) -> None:
+    assert {reason for piece in history.pieces for reason in piece.reasons} == {"who", "where", "under_what"}
+    assert 0.9 < (covered_share(history.pieces) or 0) < 0.95
 
 
 @pytest.mark.parametrize(
@@ -87,7 +123,7 @@ def test_what_is_planted_is_found_and_nothing_else(small: Simulation, judged: Sc
 def test_other_seeds_and_sizes(settings: Settings, tmp_path: Path) -> None:
     simulation = simulate(settings)
     files.write(simulation.messages(), tmp_path)
-    assert found(scan(tmp_path, simulation.until)) == planted(simulation, None)
+    assert states(judge_all(tmp_path, simulation.until)) == expected(simulation)
 
 
 def test_scan_finds_the_same(small: Simulation, tmp_path: Path) -> None:

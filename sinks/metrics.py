@@ -49,18 +49,49 @@ def reasons(record: Record) -> tuple[str, ...]:
 _REASONS = {topic: frozenset(reasons(record)) for topic, record in RECORDS.items()}
 
 
-class Metrics:
-    """The metrics of one process, in a registry of their own.
+class Exporter:
+    """The registry of one process, and the address it is scraped at."""
+
+    def __init__(self) -> None:
+        # Each counter would bring a second series with its time of birth, which nobody asks for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=self.registry)
+        build = self._gauge("build_info", "Always 1; the labels say what is running", "version", "python")
+        build.labels(_version(), platform.python_version()).set(1)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"custody_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"custody_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(f"custody_{name}", text, registry=self.registry, buckets=SECONDS)
+
+    def serve(self, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> int:
+        """Serve `/metrics` from a daemon thread; returns the port, chosen by the system where 0 is asked for.
+
+        There is no authentication: bind another address than loopback only where the network is trusted.
+        """
+        try:
+            server, _ = start_http_server(port, addr=host, registry=self.registry)
+        except (OSError, OverflowError) as error:
+            raise SekishoError(
+                f"metrics cannot be served on {host}:{port}: {error}; choose another address with --metrics"
+            ) from error
+        return int(server.server_port)
+
+
+class Metrics(Exporter):
+    """The metrics of one worker.
 
     Counters exist, at zero, from the start for every topic and reason (and for the `rules` given, as pairs of
     id and severity): an alert on `rate()` then sees the first rejected record too.
     """
 
     def __init__(self, rules: Iterable[tuple[str, str]] = ()) -> None:
-        # Each counter would bring a second series with its time of birth, which nobody asks for.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = CollectorRegistry(auto_describe=True)
-        ProcessCollector(registry=self.registry)
+        super().__init__()
         self._define()
         for topic in RECORDS:
             self._read.labels(topic)
@@ -71,19 +102,10 @@ class Metrics:
             self._duplicates.labels(topic)
             self._versions.labels(record.name)
         for rule_id, severity in rules:
-            self._found.labels(*_rule(rule_id, severity))
-        self._build.labels(_version(), platform.python_version()).set(1)
+            self._found.labels(*rule_labels(rule_id, severity))
 
     def _define(self) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"custody_{name}", text, labels, registry=self.registry)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"custody_{name}", text, labels, registry=self.registry)
-
-        def histogram(name: str, text: str) -> Histogram:
-            return Histogram(f"custody_{name}", text, registry=self.registry, buckets=SECONDS)
-
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
         self._read = counter("events_read_total", "Records read from Kafka, re-reads included", "topic")
         self._landed = counter(
             "events_landed_total", "Records committed to the lake, rejected ones included", "topic"
@@ -113,7 +135,6 @@ class Metrics:
         self._newest = gauge(
             "reference_newest_timestamp_seconds", "Broker time of the newest version held", "stream"
         )
-        self._build = gauge("build_info", "Always 1; the labels say what is running", "version", "python")
 
     def read(self, topic: str, n: int) -> None:
         self._read.labels(_topic(topic)).inc(n)
@@ -132,7 +153,7 @@ class Metrics:
         self._duplicates.labels(_topic(topic)).inc(n)
 
     def found(self, rule_id: str, severity: str, n: int) -> None:
-        self._found.labels(*_rule(rule_id, severity)).inc(n)
+        self._found.labels(*rule_labels(rule_id, severity)).inc(n)
 
     def batch(self, seconds: float) -> None:
         self._batch.observe(seconds)
@@ -161,25 +182,13 @@ class Metrics:
         if newest is not None:
             self._newest.labels(stream).set(newest)
 
-    def serve(self, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> int:
-        """Serve `/metrics` from a daemon thread; returns the port, chosen by the system where 0 is asked for.
-
-        There is no authentication: bind another address than loopback only where the network is trusted.
-        """
-        try:
-            server, _ = start_http_server(port, addr=host, registry=self.registry)
-        except (OSError, OverflowError) as error:
-            raise SekishoError(
-                f"metrics cannot be served on {host}:{port}: {error}; choose another address with --metrics"
-            ) from error
-        return int(server.server_port)
-
 
 def _topic(topic: str) -> str:
     return topic if topic in RECORDS else OTHER
 
 
-def _rule(rule_id: str, severity: str) -> tuple[str, str]:
+def rule_labels(rule_id: str, severity: str) -> tuple[str, str]:
+    """Values of the labels `rule` and `severity`."""
     rule = rule_id if RULE_ID.fullmatch(rule_id) else OTHER
     return rule, severity if severity in SEVERITIES else OTHER
 

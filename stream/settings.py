@@ -9,7 +9,7 @@ import difflib
 import os
 import ssl
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -244,13 +244,17 @@ def _number(kind: Any, value: Any, least: float, where: str) -> int | float:
     return number
 
 
-def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a click command one option for each setting that is no secret, and `--config`."""
-    for name, item in reversed(FIELDS.items()):
-        if not item.metadata.get("secret"):
-            command = _option(name, item)(command)
-    about = "TOML file of settings, with _ for - in their names; secrets go there or in the environment."
-    return click.option("--config", type=click.Path(path_type=Path), help=about)(command)
+def options(names: Collection[str] = tuple(FIELDS)) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a click command one option for each of these settings that is no secret, and `--config`."""
+
+    def give(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name, item in reversed(FIELDS.items()):
+            if name in names and not item.metadata.get("secret"):
+                command = _option(name, item)(command)
+        about = "TOML file of settings, with _ for - in their names; secrets go there or in the environment."
+        return click.option("--config", type=click.Path(path_type=Path), help=about)(command)
+
+    return give
 
 
 def _option(name: str, item: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

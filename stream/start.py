@@ -9,7 +9,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -115,18 +115,26 @@ def _serve(settings: Settings, metrics: Metrics) -> str:
 
 
 def topics(settings: Settings) -> dict[str, str | None]:
-    """The id of every topic the worker reads, null where the brokers have none; creates what is missing.
+    """The id of every topic the worker reads, null where the brokers have none.
 
-    Waits for a broker. Raises SekishoError when none answers in time, and when a topic is missing and
-    `partitions` does not say how to create it. Only ticks may be missing.
+    As `existing_topics`; only ticks may be missing.
     """
-    needed = [topic for topic in (*TOPICS, FINDINGS) if topic != TICK]
+    found = existing_topics(settings, [topic for topic in (*TOPICS, FINDINGS) if topic != TICK])
+    return {topic: found[topic] for topic in TOPICS if topic in found}
+
+
+def existing_topics(settings: Settings, needed: Sequence[str]) -> dict[str, str | None]:
+    """The ids of all topics there are, null where the brokers have none; creates what is missing.
+
+    Waits for a broker. Raises SekishoError when none answers in time, and when one of the topics `needed` is
+    missing and `partitions` does not say how to create it.
+    """
     deadline = time.monotonic() + settings.broker_away_seconds
     while True:
         try:
             with KafkaAdminClient(**settings.kafka_python(), bootstrap_timeout_ms=2000) as admin:
                 if settings.partitions:
-                    create_missing(admin, needed, settings.partitions)
+                    create_missing(admin, [name for name in needed if name != TICK], settings.partitions)
                     create_missing(admin, [TICK], 1)
                 found = {topic["name"]: topic for topic in admin.describe_topics(list(admin.list_topics()))}
                 break
@@ -141,7 +149,7 @@ def topics(settings: Settings) -> dict[str, str | None]:
         raise SekishoError(
             f"topics are missing: {', '.join(missing)}; create them, or start with --partitions N"
         )
-    return {topic: found[topic].get("topic_id") for topic in TOPICS if topic in found}
+    return {name: topic.get("topic_id") for name, topic in found.items()}
 
 
 @contextlib.contextmanager

@@ -226,6 +226,7 @@ def new_app(owner: PositionOwner, group: str, brokers: list[str], **settings: An
         autodiscover=False,
         broker_max_poll_records=None,
         consumer_auto_offset_reset="earliest",
+        consumer_metadata_max_age_ms=30_000,  # how soon a new topic or partition is seen
         processing_guarantee="at_least_once",
         store="memory://",
         stream_buffer_maxsize=4,

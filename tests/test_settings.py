@@ -65,7 +65,7 @@ def test_secrets_are_neither_options_nor_printed() -> None:
     assert "swordfish" not in str(settings)
 
     @click.command()
-    @options
+    @options()
     def command(**_: object) -> None: ...
 
     text = CliRunner().invoke(command, ["--help"]).output
@@ -78,7 +78,7 @@ def test_options_reach_the_settings() -> None:
     seen: dict[str, object] = {}
 
     @click.command()
-    @options
+    @options()
     def command(config: Path | None, **given: object) -> None:
         seen["settings"] = load(given, config, {})
 

@@ -11,7 +11,7 @@ from stream.settings import load, options
 
 
 @click.command("worker")
-@options
+@options()
 def command(config: Path | None, **given: Any) -> None:
     """Read the custody topics, judge every event, land it in the lake and publish what fires.
 

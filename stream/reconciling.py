@@ -1,0 +1,202 @@
+"""The reconciler without Kafka: from the lake's commits through the engine back into the lake.
+
+A *silent* step only brings the state forward; a *settling* step says what was found out. The lake's commit
+comes first and the state's second, so a state is at most behind the lake, never ahead of it.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rules.reconciler.given import Clock, Partition, StepInput, StepOutput
+from rules.references import References
+from schemas.events import EVENTS
+from schemas.reference import REFERENCES
+from schemas.tables import COORDINATES
+from sinks.lake import Commit, Lake, Settled
+from stream.settlements import absorbed, history
+from stream.steps import groups, read_step
+
+AHEAD = 500  # commits looked at in one turn
+
+
+class Engine(Protocol):
+    """`rules.reconciler.step.Reconciler`."""
+
+    references: References
+
+    @property
+    def position(self) -> int: ...
+    @property
+    def settled_step(self) -> int: ...
+    def step(self, given: StepInput, settle: bool, at: datetime, final: bool = False) -> StepOutput: ...
+    def commit(self, settled_step: int | None = None) -> None: ...
+    def rollback(self) -> None: ...
+    def absorb(self, events: pa.Table, history: pa.Table, step: int, mark: int | None) -> None: ...
+    def checkpoint(self) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass
+class Skimmed:
+    """What silent steps leave to the settling one: duplicates, and the greatest times read (µs)."""
+
+    duplicates: list[pa.Table] = field(default_factory=list)
+    event_times: list[int] = field(default_factory=list)
+    broker_times: list[int] = field(default_factory=list)
+
+    def add(self, given: StepInput, output: StepOutput) -> None:
+        self.duplicates.append(output.duplicates)
+        greatest = [pc.max(events["occurred_at"]) for events in given.events.values()]
+        self.event_times += [time.value for time in greatest if time.is_valid]
+        if given.broker_last is not None:
+            self.broker_times.append(given.broker_last)
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(max(self.event_times, default=None), max(self.broker_times, default=None))
+
+
+class Reconciling:
+    """One engine on one lake. One call at a time, from any thread."""
+
+    def __init__(self, lake: Lake, engine: Engine, experimental: Collection[str] = ()) -> None:
+        """`experimental` are the ids of rules whose findings are not published."""
+        self._lake = lake
+        self._experimental = pa.array(sorted(experimental), pa.string())
+        self._engine = engine
+        self.behind = False  # whether the lake held more than the last turn has settled
+
+    @property
+    def position(self) -> int:
+        """The last commit of raw that the state covers, 0 for none."""
+        return self._engine.position
+
+    def load_references(self) -> None:
+        """Fill the engine's index from the lake, as a state that has covered commits before needs it."""
+        for record in REFERENCES.values():
+            for versions in self._lake.versions(record):
+                self._engine.references.add(record, versions)
+        for (topic, partition), offset in self._lake.offsets().items():
+            if topic in REFERENCES:
+                self._engine.references.note_read(topic, partition, offset)
+
+    def follow(self, at: datetime) -> Settled | None:
+        """Bring the state silently to where the lake has been settled, by whomever; returns the last step.
+
+        `at` (with a zone) is the time now. Raises SekishoError where the state is ahead of the lake: it is of
+        another lake, or the lake was restored from a copy.
+        """
+        settled = self._lake.settled()
+        if settled is None or settled.step == self._engine.settled_step:
+            return settled
+        after, until = self._engine.position, settled.raw_version
+        self.skim((c for c in self._lake.commits(after) if c.version <= until), at)
+        for findings in absorbed(self._lake, self._engine.settled_step):
+            self._engine.absorb(findings.events, findings.history, findings.step, findings.watermark)
+        return settled
+
+    def skim(self, commits: Iterable[Commit], at: datetime) -> "Skimmed":
+        """Take commits in without saying anything; nothing is decided by them until a settling step."""
+        skimmed = Skimmed()
+        for group in groups(commits):
+            given = read_step(group, clock=Clock(None, None))
+            try:
+                output = self._engine.step(given, settle=False, at=at)
+            except BaseException:
+                self._engine.rollback()
+                raise
+            self._engine.commit()
+            skimmed.add(given, output)
+        return skimmed
+
+    def conclude(self, at: datetime, until: int | None = None, clock: Clock | None = None) -> StepOutput:
+        """Take in all that has landed and settle it in one step: the end of a scan or a replay.
+
+        Time is as after a last tick at `until` (µs), else what `clock` says, else the greatest event time and
+        broker time that were read.
+        """
+        skimmed = self.skim(self._lake.commits(self._engine.position), at)
+        if until is not None:
+            given = StepInput(self.position, broker_first=until, broker_last=until, tick=until)
+        else:
+            given = StepInput(self.position, clock=clock or skimmed.clock)
+        return self.settle(given, at, final=True, duplicates=skimmed.duplicates)
+
+    def turn(self, ends: Mapping[Partition, int], at: datetime, is_due: bool = False) -> StepOutput | None:
+        """Settle one step of what has landed since the last, None if there is nothing new.
+
+        A step that `is_due` is settled even so, as a sign of life. `ends` are the end offsets of the event
+        topics as Kafka told them before this call. Raises Conflict when another reconciler has settled
+        meanwhile: `follow` then.
+        """
+        landed = self._lake.offsets()
+        listed = list(islice(self._lake.commits(self._engine.position), AHEAD))
+        group = next(groups(listed), [])
+        rest = listed[len(group) :]
+        self.behind = bool(rest) or len(listed) == AHEAD
+        unread = {place for place, end in ends.items() if end > landed.get(place, 0)}
+        unread |= {place for commit in rest for place in commit.batch.ranges if place[0] in EVENTS}
+        if len(listed) == AHEAD:  # what comes behind was not looked at
+            unread |= {place for place in (*landed, *ends) if place[0] in EVENTS}
+        if group:
+            return self.settle(read_step(group, unread=frozenset(unread)), at)
+        if is_due:
+            return self.settle(StepInput(self.position, unread=frozenset(unread)), at)
+        return None
+
+    def settle(
+        self,
+        given: StepInput,
+        at: datetime,
+        final: bool = False,
+        duplicates: Sequence[pa.Table] = (),
+    ) -> StepOutput:
+        """Settle one step: engine, lake, then the state. Raises Conflict when the lake has moved on.
+
+        `duplicates` are those that silent steps before it have found.
+        """
+        step = self._engine.settled_step + 1
+        try:
+            output = self._engine.step(given, settle=True, at=at, final=final)
+            output = replace(output, duplicates=_latest([*duplicates, output.duplicates]))
+            settled = Settled(
+                step, given.raw_version, output.watermark, output.latest_broker_time, output.late
+            )
+            tables = {
+                "finding_event": output.events,
+                "finding_history": output.history,
+                "duplicate": output.duplicates,
+                "coverage": output.coverage,
+            }
+            self._lake.settle(settled, tables, at)
+        except BaseException:
+            self._engine.rollback()
+            raise
+        self._engine.commit(step)
+        return output
+
+    def last_history(self) -> pa.Table:
+        """The published rows of finding_history that the lake's last step wrote."""
+        rows = history(self._lake, self._engine.settled_step)
+        kept = pc.and_not(pc.invert(rows["suppressed"]), pc.is_in(rows["rule_id"], self._experimental))
+        return rows.filter(kept)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def _latest(duplicates: Sequence[pa.Table]) -> pa.Table:
+    """One row for each duplicate, the last: a lower original may have been found later."""
+    rows = pa.concat_tables(duplicates)
+    if len([table for table in duplicates if table.num_rows]) < 2:
+        return rows
+    rows = rows.append_column("place", pa.array(np.arange(rows.num_rows)))
+    last = rows.group_by(COORDINATES.names).aggregate([("place", "max")])
+    return rows.take(last["place_max"]).drop("place")

@@ -1,0 +1,149 @@
+"""Where a reconciler keeps its working state: a folder that may be thrown away, and snapshots of it.
+
+    LAKE/_reconciler/0/lock, state/     one reconciler's; the next one on this lake takes 1, and so on
+    LAKE/_reconciler/snapshot-<raw version>/
+
+Nothing here is evidence, and no reader of the lake looks at it.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from deltalake import DeltaTable
+
+from schemas.errors import SekishoError
+from sinks.durable import make_folder, told
+from stream.reconciling import Engine
+
+FOLDER = "_reconciler"
+MOST = 16  # reconcilers with a folder of their own on one lake
+KEPT = 2  # snapshots
+_MARK = "lake"  # file in a state that names the lake it is of
+
+E = TypeVar("E", bound=Engine)
+
+
+class StateFolder:
+    """A folder that this process alone uses, until the block of `claim` ends."""
+
+    def __init__(self, folder: Path, lake: Path) -> None:
+        """Use `claim`."""
+        self._state = folder / "state"
+        self._snapshots = lake / FOLDER
+        self._lake_id = str(DeltaTable((lake / "raw").as_uri()).metadata().id)
+
+    def open(self, make: Callable[[Path], E], is_fit: Callable[[E], bool]) -> E:
+        """The engine that `make` opens on the state, or on the newest snapshot, or on nothing.
+
+        A state that cannot be opened, is another lake's, or is not fit is thrown away.
+        """
+        for source in (None, *self._snapshot_folders()):
+            if source is not None:
+                self._clear()
+                with contextlib.suppress(OSError):
+                    shutil.copytree(source, self._state)
+            engine = self._opened(make)
+            if engine is not None:
+                if is_fit(engine):
+                    return engine
+                engine.close()
+        self._clear()
+        make_folder(self._state)
+        with told(self._state):
+            (self._state / _MARK).write_text(self._lake_id)
+        return make(self._state)
+
+    def snapshot(self, engine: Engine) -> None:
+        """Copy the state as it is between two steps; a later `open` may start from it."""
+        engine.checkpoint()
+        draft = self._snapshots / f".{uuid.uuid4().hex}"
+        final = self._snapshots / f"snapshot-{engine.position:020}"
+        if final.exists():
+            return
+        try:
+            with told(draft):
+                shutil.copytree(self._state, draft)
+                draft.rename(final)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        for old in self._snapshot_folders()[KEPT:]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _opened(self, make: Callable[[Path], E]) -> E | None:
+        with contextlib.suppress(OSError, SekishoError):
+            if (self._state / _MARK).read_text() == self._lake_id:
+                return make(self._state)
+        return None
+
+    def _snapshot_folders(self) -> list[Path]:
+        return sorted(self._snapshots.glob("snapshot-*"), reverse=True)
+
+    def _clear(self) -> None:
+        with told(self._state):
+            if self._state.exists():
+                shutil.rmtree(self._state)
+
+
+class ActiveLock:
+    """Held by the active reconciler: what a standby on the same machine sees sooner than a missing step.
+
+    Only a hint. Where a lock does not reach from one machine to another the lake has the last word, and after
+    it has had it once the lock is not asked again.
+    """
+
+    def __init__(self, lake: Path) -> None:
+        make_folder(lake / FOLDER)
+        path = lake / FOLDER / "active"
+        with told(path):
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._trusted = True
+
+    def take(self) -> bool:
+        """Take the lock, where it is free and tells something."""
+        if not self._trusted:
+            return False
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def distrust(self) -> None:
+        """Let go of it, and do not ask it again: another one was active in spite of it."""
+        self._trusted = False
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+@contextmanager
+def claim(lake: Path, chosen: Path | None = None) -> Iterator[StateFolder]:
+    """The folder `chosen`, or the first in the lake that no other process uses.
+
+    Raises SekishoError where it is in use or cannot be written.
+    """
+    folders = [chosen] if chosen else [lake / FOLDER / str(number) for number in range(MOST)]
+    make_folder(lake / FOLDER)
+    for folder in folders:
+        make_folder(folder)
+        with told(folder / "lock"):
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            continue
+        try:
+            yield StateFolder(folder, lake)
+        finally:
+            os.close(lock)
+        return
+    raise SekishoError(f"{folders[-1]} is used by another reconciler: give this one another --state")

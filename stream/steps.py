@@ -21,8 +21,9 @@ from sinks.lake import Commit
 MOST_ROWS = 500_000  # of one step, unless a single commit has more
 
 
-def groups(commits: Iterable[Commit], most_rows: int = MOST_ROWS) -> Iterator[list[Commit]]:
-    """Consecutive commits with at most so many records together, at least one commit each."""
+def groups(commits: Iterable[Commit], most_rows: int | None = None) -> Iterator[list[Commit]]:
+    """Consecutive commits with at most so many records together (MOST_ROWS), at least one commit each."""
+    most_rows = MOST_ROWS if most_rows is None else most_rows
     group: list[Commit] = []
     total = 0
     for commit in commits:

@@ -1,0 +1,221 @@
+"""Immutable sorted runs of fixed-width entries, in files or in memory: what the index of events is made of.
+
+A run's file holds its entries column after column, eight little-endian 64-bit words each, ordered by the
+first word (the *key*, a uniform hash), and then a filter: one bit for every range of keys, set where the run
+has a key in it. There are at least eight ranges to an entry, so most keys that a run does not have are told
+by one look at the filter.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas.errors import SekishoError
+
+Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
+Bits = npt.NDArray[np.uint8]
+
+NO_TIME = int(np.iinfo(np.int64).min)
+_WORDS = 8
+_CHUNK = 1 << 17  # entries merged at a time
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Entries in columns: `words[i]` is the i-th word of all of them.
+
+    `place` is the topic's code in the upper half and the partition in the lower, so that (place, offset)
+    sorts as coordinates do when the codes sort as the topics. Times are µs; `broker_time` NO_TIME for none.
+    """
+
+    words: Words
+
+    @staticmethod
+    def of(
+        identity: Words, content: Words, t: Ints, broker_time: Ints, place: Ints, offset: Ints
+    ) -> "Entries":
+        """Entries from their fingerprints (two words per row) and numbers."""
+        numbers = [column.view(np.uint64) for column in (t, broker_time, place, offset)]
+        return Entries(np.stack([*identity.T, *content.T, *numbers]))
+
+    def __len__(self) -> int:
+        return self.words.shape[1]
+
+    def take(self, rows: Ints) -> "Entries":
+        """The entries at these positions, copied."""
+        taken = np.empty((_WORDS, len(rows)), np.uint64)
+        for column, out in zip(self.words, taken, strict=True):
+            np.take(column, rows, out=out, mode="clip")
+        return Entries(taken)
+
+    def slice(self, low: int, high: int) -> "Entries":
+        """The entries from position `low` up to `high`, not copied."""
+        return Entries(self.words[:, low:high])
+
+    @property
+    def key(self) -> Words:
+        """The first word of the id's fingerprint."""
+        return self.words[0]
+
+    @property
+    def t(self) -> Ints:
+        return self.words[4].view(np.int64)
+
+    @property
+    def broker_time(self) -> Ints:
+        return self.words[5].view(np.int64)
+
+    @property
+    def place(self) -> Ints:
+        return self.words[6].view(np.int64)
+
+    @property
+    def offset(self) -> Ints:
+        return self.words[7].view(np.int64)
+
+
+def concat(parts: Iterable[Entries]) -> Entries:
+    """The parts as one."""
+    empty = np.empty((_WORDS, 0), np.uint64)
+    return Entries(np.concatenate([empty, *(part.words for part in parts)], axis=1))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run under its name."""
+
+    name: str
+    entries: Entries
+    filter: Bits
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @cached_property
+    def low(self) -> int:
+        """The earliest event time, µs."""
+        return int(self.entries.t.min())
+
+    @cached_property
+    def high(self) -> int:
+        """The latest event time, µs."""
+        return int(self.entries.t.max())
+
+    def find(self, keys: Words) -> tuple[Ints, Ints]:
+        """(position within `keys`, which ascend, position within the run) of all entries with such a key."""
+        held = self.entries.key
+        wanted = np.flatnonzero(_marked(self.filter, keys))
+        at = np.searchsorted(held, keys[wanted])
+        wanted, at = _equal(held, keys, wanted, at)
+        rows, places = [wanted], [at]
+        while len(wanted):  # a step for each entry of the key that has the most
+            wanted, at = _equal(held, keys, wanted, at + 1)
+            rows.append(wanted)
+            places.append(at)
+        return np.concatenate(rows), np.concatenate(places)
+
+
+def _equal(held: Words, keys: Words, wanted: Ints, at: Ints) -> tuple[Ints, Ints]:
+    """Those of the pairs (key, position in `held`) where the key is."""
+    inside = at < len(held)
+    wanted, at = wanted[inside], at[inside]
+    same = held[at] == keys[wanted]
+    return wanted[same], at[same]
+
+
+def merge(name: str, parts: Sequence[Entries], folder: Path | None) -> Run:
+    """Makes one run of sorted parts, a range of keys at a time; in memory if there is no folder."""
+    count = sum(len(part) for part in parts)
+    bits = np.zeros(_filter_bytes(count), np.uint8)
+    chunks = _filtered(_merged(parts, count), bits)
+    if folder is None:
+        return Run(name, concat(chunks), bits)
+    _store(folder / name, chunks, count, bits)
+    return load(name, count, folder)
+
+
+def load(name: str, count: int, folder: Path) -> Run:
+    """Opens a run of `count` entries. Raises SekishoError where the file is not what was written."""
+    path = folder / name
+    size, more = 8 * _WORDS * count, _filter_bytes(count)
+    if not path.is_file() or path.stat().st_size != size + more:
+        raise SekishoError(f"{path} is missing or damaged; delete the reconciler's folder: it is made again")
+    words = np.memmap(path, np.dtype("<u8"), "r", shape=(_WORDS, count))
+    return Run(name, Entries(words), np.memmap(path, np.uint8, "r", offset=size, shape=(more,)))
+
+
+def _merged(parts: Sequence[Entries], count: int) -> Iterator[Entries]:
+    number = -(-count // _CHUNK)
+    cuts = np.array([(index << 64) // number for index in range(1, number)], np.uint64)
+    bounds = [[0, *np.searchsorted(part.key, cuts).tolist(), len(part)] for part in parts]
+    for index in range(number):
+        chunk = concat(part.slice(at[index], at[index + 1]) for part, at in zip(parts, bounds, strict=True))
+        yield chunk.take(np.argsort(chunk.key, kind="stable")) if len(parts) > 1 else chunk
+
+
+def _filtered(chunks: Iterable[Entries], bits: Bits) -> Iterator[Entries]:
+    """The chunks, while `bits` is filled with their filter."""
+    for chunk in chunks:
+        if len(chunk):
+            _mark(bits, chunk.key)
+        yield chunk
+
+
+def _store(path: Path, chunks: Iterable[Entries], count: int, bits: Bits) -> None:
+    """Writes a run; what a commit will name must outlive a power cut."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        start = 0
+        for chunk in chunks:
+            for index, column in enumerate(chunk.words):
+                _write_at(handle, np.ascontiguousarray(column, "<u8").data, 8 * (index * count + start))
+            start += len(chunk)
+        _write_at(handle, bits.data, 8 * _WORDS * count)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _write_at(handle: int, data: memoryview, position: int) -> None:
+    data = data.cast("B")
+    while len(data):
+        written = os.pwrite(handle, data, position)
+        data, position = data[written:], position + written
+
+
+def _filter_bytes(count: int) -> int:
+    """One bit for each of at least 8 ranges per entry; a power of two."""
+    return 1 << max(count - 1, 0).bit_length()
+
+
+def _bit(bits: Bits, keys: Words) -> tuple[Ints, Bits]:
+    """(byte, value within it) of the bit of each key."""
+    number = keys >> np.uint64(64 - (8 * len(bits) - 1).bit_length())
+    return (number >> np.uint64(3)).view(np.int64), _BIT[(number & np.uint64(7)).view(np.int64)]
+
+
+_BIT = (1 << np.arange(8)).astype(np.uint8)
+
+
+def _marked(bits: Bits, keys: Words) -> npt.NDArray[np.uint8]:
+    """Not zero where the run may have the key."""
+    at, value = _bit(bits, keys)
+    return bits[at] & value
+
+
+def _mark(bits: Bits, keys: Words) -> None:
+    """Sets the bits of ascending keys."""
+    at, value = _bit(bits, keys)
+    firsts = np.flatnonzero(np.concatenate([[True], at[1:] != at[:-1]]))
+    bits[at[firsts]] |= np.bitwise_or.reduceat(value, firsts)

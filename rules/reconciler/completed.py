@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from rules.join import join
 from rules.judge import Judge
 from rules.reconciler.chain import with_allocation
+from rules.reconciler.store import listed
 from rules.references import References
 from schemas.events import EVENTS
 from schemas.record import TIME, Record
@@ -26,7 +27,10 @@ _NAMED = {"party_id": "party_id_sent", "occurred_at": "t"}
 
 
 def judge_rows(con: duckdb.DuckDBPyConnection, references: References, judge: Judge) -> None:
-    """Judges the scope's rows with `row_rules`: fills `desired` and `judged_row`."""
+    """Judges the scope's rows with `row_rules` or `completes`: fills `desired` and `judged_row`.
+
+    What fired at landing, with nothing learned since, is not judged again: workers have said it.
+    """
     for record in EVENTS.values():
         for rows in _batches(con, record):
             found = _judge(record, rows, references, judge)
@@ -40,43 +44,46 @@ def judge_rows(con: duckdb.DuckDBPyConnection, references: References, judge: Ju
 
 
 def _batches(con: duckdb.DuckDBPyConnection, record: Record) -> Iterator[pa.RecordBatch]:
-    result = con.sql(with_allocation(record, "s.row_rules")).to_arrow_table()
-    for batch in result.combine_chunks().to_batches(max_chunksize=BATCH_ROWS):
-        if batch.num_rows:
-            yield batch
+    """Rows that are judged as sent first, so that few batches have both sorts."""
+    columns = f"{listed(record, 's')}, s.verdicts, s.row_rules, s.completes"
+    for where in ("s.row_rules", "s.completes AND NOT s.row_rules"):
+        rows = con.sql(with_allocation(record, columns, where)).to_arrow_table()
+        for batch in rows.combine_chunks().to_batches(max_chunksize=BATCH_ROWS):
+            if batch.num_rows:
+                yield batch
 
 
 def _judge(record: Record, rows: pa.RecordBatch, references: References, judge: Judge) -> pa.Table:
-    """Rows of `desired` for one batch."""
+    """Rows of `desired` for one batch, which is judged as sent or not as a whole."""
     wanted = judge.columns_of(record) | judge.columns_of(record, "serials")
-    broker_time = rows["broker_time"].cast(TIME)
-    sent = as_sent(record, rows)
-    joined = join(record, sent, broker_time, references, wanted)
-    as_landed = judge.judge(record, joined).firings
-    party = joined.rows["party_id"]
-
+    sent, broker_time = as_sent(record, rows), rows["broker_time"].cast(TIME)
     lacks_party, lacks_authorization = lacking(record, rows)
     allocated = rows["allocated_at"].is_valid()
     take_party = pc.and_(lacks_party, allocated)
     take_authorization = pc.and_(lacks_authorization, allocated)
     # without its allocation an event that names nobody is of an unknown party, once that is decided
-    completed_at = np.flatnonzero(
-        pc.or_(pc.or_(take_party, take_authorization), lacks_party).to_numpy(zero_copy_only=False)
-    )
-    through = _nothing()
-    if len(completed_at):
-        at = pa.array(completed_at)
-        completed = _complete(sent, rows, take_party, take_authorization).take(at)
-        again = join(record, completed, broker_time.take(at), references, wanted)
-        party = pc.replace_with_mask(party, _mask(rows.num_rows, completed_at), again.rows["party_id"])
-        firings = judge.judge(record, again, completed=True).firings
-        firings = firings.set_column(0, "row", at.take(firings["row"]))
-        firings = _beyond(firings, as_landed)
-        undecided = pc.and_(lacks_party, pc.invert(allocated)).take(firings["row"])
-        due = pc.if_else(undecided, rows["t"].take(firings["row"]), pa.scalar(None, pa.timestamp("us")))
-        through = _desired(rows, firings, party, due)
-    due = pa.nulls(as_landed.num_rows, pa.timestamp("us"))
-    return pa.concat_tables([_desired(rows, as_landed, party, due), through])
+    completes = pc.or_(pc.or_(take_party, take_authorization), lacks_party)
+    at = pa.array(np.flatnonzero(completes.to_numpy(zero_copy_only=False)))
+    completed = _complete(sent, rows, take_party, take_authorization).take(at)
+    again = join(record, completed, broker_time.take(at), references, wanted)
+    through = judge.judge(record, again, completed=True).firings
+    through = through.set_column(0, "row", at.take(through["row"]))
+
+    found = _nothing()
+    if rows["row_rules"][0].as_py():
+        joined = join(record, sent, broker_time, references, wanted)
+        judgement = judge.judge(record, joined)
+        party = pc.replace_with_mask(joined.rows["party_id"], completes, again.rows["party_id"])
+        due = pa.nulls(judgement.firings.num_rows, pa.timestamp("us"))
+        found = _desired(rows, judgement.firings, party, due)
+        verdicts = judgement.verdicts
+    else:
+        party = pc.replace_with_mask(pa.nulls(rows.num_rows, pa.string()), completes, again.rows["party_id"])
+        verdicts = rows["verdicts"]
+    through = _beyond(through, verdicts)
+    undecided = pc.and_(lacks_party, pc.invert(allocated)).take(through["row"])
+    due = pc.if_else(undecided, rows["t"].take(through["row"]), pa.scalar(None, pa.timestamp("us")))
+    return pa.concat_tables([found, _desired(rows, through, party, due)])
 
 
 def as_sent(record: Record, rows: pa.RecordBatch) -> pa.RecordBatch:
@@ -112,24 +119,16 @@ def _complete(
     )
 
 
-def _mask(count: int, at: np.ndarray) -> pa.BooleanArray:
-    mask = np.zeros(count, bool)
-    mask[at] = True
-    return pa.array(mask)
-
-
-def _beyond(firings: pa.RecordBatch, as_landed: pa.RecordBatch) -> pa.RecordBatch:
-    """The firings whose rule did not fire on the same row as sent."""
-    if not firings.num_rows or not as_landed.num_rows:
+def _beyond(firings: pa.RecordBatch, verdicts: pa.ListArray) -> pa.RecordBatch:
+    """The firings whose rule is not among the verdicts of their row as sent."""
+    rows = pc.list_parent_indices(verdicts).to_numpy()
+    if not firings.num_rows or not len(rows):
         return firings
-    rules = (
-        pa.chunked_array([firings["rule_id"], as_landed["rule_id"]]).dictionary_encode().unify_dictionaries()
-    )
-    codes = [chunk.indices.to_numpy().astype(np.int64) for chunk in rules.chunks]
-    width = len(rules.chunk(0).dictionary)
+    rules = pa.chunked_array([firings["rule_id"], verdicts.flatten()]).dictionary_encode()
+    codes = [chunk.indices.to_numpy().astype(np.int64) for chunk in rules.unify_dictionaries().chunks]
+    width = 1 + max(int(chunk.max()) for chunk in codes)
     added = firings["row"].to_numpy() * width + codes[0]
-    known = as_landed["row"].to_numpy() * width + codes[1]
-    return firings.filter(pa.array(~np.isin(added, known)))
+    return firings.filter(pa.array(~np.isin(added, rows * width + codes[1])))
 
 
 def _desired(rows: pa.RecordBatch, firings: pa.RecordBatch, party: pa.Array, due: pa.Array) -> pa.Table:

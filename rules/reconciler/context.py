@@ -18,9 +18,51 @@ from schemas.reference import AUTHORIZATION, PARTY
 COLUMNS = frozenset({"P.brokers", "A.max_accelerators"})
 """What is needed of the reference versions."""
 
+_SEEN = (
+    *("topic", "partition", "offset", "source", "event_id", "t"),
+    *("action", "allocation_id", "party_id_sent", "principal"),
+)
+_SEEN_OF = {
+    ALLOCATION.name: ("authorization_id", "model", "accelerators", "serials"),
+    ACCESS.name: (),
+    PLACEMENT.name: ("workload_id", "serials"),
+}
+"""The columns of an event that such rules see, of every stream and of each."""
+
 _AT = 'topic, "partition", "offset"'
 
-_PLACES = """
+_ASKED_AUTHORIZATION = f"""
+CREATE OR REPLACE TEMP TABLE asked_authorization AS
+SELECT {_AT}, authorization_id AS key, t, allocation_id FROM judged_allocation
+WHERE chain_rules AND max_accelerators IS NOT NULL
+"""
+
+_ALLOCATED = f"""
+CREATE OR REPLACE TEMP TABLE chain_scope_allocated AS
+SELECT s.* EXCLUDE (accelerators), {intervals.ACCELERATORS}::HUGEINT AS accelerators,
+  coalesce(o.beside, 0)::HUGEINT AS others_open
+FROM judged_allocation s LEFT JOIN ({{beside}}) o USING ({_AT})
+WHERE s.chain_rules;
+
+CREATE OR REPLACE TEMP TABLE asked_code AS
+SELECT {_AT}, t, allocation_id, hash(serial) AS key
+FROM (SELECT {_AT}, t, allocation_id, unnest(list_distinct(serials)) AS serial FROM chain_scope_allocated);
+"""
+
+_ASKED_SERIAL = f"""
+CREATE OR REPLACE TEMP TABLE asked_serial AS
+SELECT DISTINCT {_AT}, s.source, s.event_id, s.t, s.allocation_id, s.party_id, serial, serial AS key
+FROM (SELECT *, unnest(serials) AS serial FROM chain_scope_allocated) s SEMI JOIN (
+  SELECT {_AT} FROM ({{beside}}) WHERE beside > 0) USING ({_AT})
+"""
+"""Serials are counted by their codes, and by their text where another may have it: nearly none does."""
+
+_SERIAL = """
+CREATE OR REPLACE TEMP TABLE chain_serial AS
+SELECT * EXCLUDE (beside), beside AS held_by FROM ({beside}) WHERE beside > 0
+"""
+
+_VIEWS = f"""
 CREATE OR REPLACE TEMP TABLE context_placed AS
 SELECT allocation_id, t, action FROM (
   SELECT allocation_id, t, action FROM recent_placement
@@ -29,70 +71,50 @@ SEMI JOIN chain_scope_allocated USING (allocation_id);
 
 CREATE OR REPLACE TEMP TABLE context_released AS
 SELECT allocation_id, t FROM step_released SEMI JOIN chain_scope_allocated USING (allocation_id);
-"""
 
-_ALLOCATED = f"""
-CREATE OR REPLACE TEMP TABLE asked_authorization AS
-SELECT {_AT}, authorization_id AS key, t, allocation_id FROM step_judged WHERE max_accelerators IS NOT NULL;
+CREATE OR REPLACE TEMP VIEW chain_scope_access AS
+SELECT s.*, CASE
+  WHEN s.allocated_at IS NULL THEN CASE WHEN r.t <= s.t THEN 'released' END
+  WHEN s.allocation_released_at <= s.t THEN 'released'
+  ELSE 'allocated' END AS last_action
+FROM judged_access s
+LEFT JOIN (
+  SELECT allocation_id, min(t) AS t FROM step_released GROUP BY allocation_id) r USING (allocation_id)
+WHERE s.chain_rules;
 
-CREATE OR REPLACE TEMP TABLE chain_scope_allocated AS
-SELECT s.* EXCLUDE (accelerators), {intervals.ACCELERATORS}::HUGEINT AS accelerators,
-  coalesce(o.beside, 0)::HUGEINT AS others_open
-FROM step_judged s
-LEFT JOIN ({intervals.beside_authorization("asked_authorization")}) o USING ({_AT});
+CREATE OR REPLACE TEMP VIEW chain_scope_placement AS FROM judged_placement WHERE chain_rules;
 
-CREATE OR REPLACE TEMP TABLE asked_serial AS
-SELECT DISTINCT {_AT}, source, event_id, unnest(serials) AS key, t, allocation_id, party_id FROM step_judged;
+CREATE OR REPLACE TEMP VIEW judged_party AS
+SELECT {_AT}, party_id, allocation_id FROM judged_allocation
+UNION ALL SELECT {_AT}, party_id, allocation_id FROM judged_access
+UNION ALL SELECT {_AT}, party_id, allocation_id FROM judged_placement;
 
-CREATE OR REPLACE TEMP TABLE chain_serial AS
-SELECT {_AT}, source, event_id, t, allocation_id, party_id, serial, beside AS held_by
-FROM ({intervals.beside_serial("(SELECT *, key AS serial FROM asked_serial)")});
-"""
-
-_LAST_ACTION = """
-CREATE OR REPLACE TEMP TABLE chain_scope_access AS
-SELECT s.*, CASE WHEN r.t IS NOT NULL AND (s.allocated_at IS NULL OR r.t >= s.allocated_at) THEN 'released'
-  WHEN s.allocated_at IS NOT NULL THEN 'allocated' END AS last_action
-FROM step_judged s ASOF LEFT JOIN step_released r ON s.allocation_id = r.allocation_id AND s.t >= r.t
-"""
-
-
-_START = """
-CREATE OR REPLACE TEMP TABLE judged_party (
-  topic VARCHAR, "partition" INTEGER, "offset" BIGINT, party_id VARCHAR, allocation_id VARCHAR)
-"""
-
-_SAME_ID = f"""
 CREATE OR REPLACE TEMP TABLE scope_same_id AS
 SELECT s.* EXCLUDE (party_id, allocation_id), p.party_id, p.allocation_id
-FROM scope_same_id s LEFT JOIN judged_party p USING ({_AT})
+FROM scope_same_id s LEFT JOIN judged_party p USING ({_AT});
+
+INSERT INTO judged_chain
+SELECT {_AT} FROM older_allocation WHERE chain_rules
+UNION ALL SELECT {_AT} FROM older_access WHERE chain_rules
+UNION ALL SELECT {_AT} FROM older_placement WHERE chain_rules;
 """
-"""An event in conflict may be old: it is in the scope only for its party."""
+"""An event in conflict may be old: then it is in the scope for its party only. What is new was not judged
+before."""
 
 
 def build(con: duckdb.DuckDBPyConnection, references: References) -> None:
     """Makes `chain_scope_*`, `chain_serial`, `context_*` and `judged_party` of the scope, and fills
-    `judged_chain`."""
-    con.execute(_START)
-    _judged(con, references, ALLOCATION)
-    con.execute(_ALLOCATED)
-    con.execute(_PLACES)
-    _judged(con, references, ACCESS)
-    con.execute(_LAST_ACTION)
-    _judged(con, references, PLACEMENT)
-    con.execute("CREATE OR REPLACE TEMP TABLE chain_scope_placement AS FROM step_judged")
-    con.execute(_SAME_ID)
-
-
-def _judged(con: duckdb.DuckDBPyConnection, references: References, record: Record) -> None:
-    """Makes `step_judged`: the stream's rows that deadline and sweep rules judge, with their parties."""
-    more = ", a.serials AS allocation_serials" if record is PLACEMENT else ""
-    rows = con.sql(with_allocation(record, "true", more)).to_arrow_table().combine_chunks()
-    con.register("judged_rows", _with_parties(rows, references, record))
-    con.execute("CREATE OR REPLACE TEMP TABLE step_judged AS FROM judged_rows WHERE chain_rules")
-    con.execute(f"INSERT INTO judged_party SELECT {_AT}, party_id, allocation_id FROM judged_rows")
-    con.execute(f"INSERT INTO judged_chain SELECT {_AT} FROM step_judged")
-    con.unregister("judged_rows")
+    `judged_chain`. Expects the new accesses and placements not to be kept yet."""
+    for record in (ALLOCATION, ACCESS, PLACEMENT):
+        columns = ", ".join(f's."{name}"' for name in (*_SEEN, *_SEEN_OF[record.name], "chain_rules"))
+        more = ", a.serials AS allocation_serials" if record is PLACEMENT else ""
+        rows = con.sql(with_allocation(record, columns, "true", more)).to_arrow_table().combine_chunks()
+        con.register(f"judged_{record.name}", _with_parties(rows, references, record))
+    con.execute(_ASKED_AUTHORIZATION)
+    con.execute(_ALLOCATED.format(beside=intervals.beside_authorization(con, "asked_authorization")))
+    con.execute(_ASKED_SERIAL.format(beside=intervals.beside_code(con, "asked_code")))
+    con.execute(_SERIAL.format(beside=intervals.beside_serial(con, "asked_serial")))
+    con.execute(_VIEWS)
 
 
 def _with_parties(rows: pa.Table, references: References, record: Record) -> pa.Table:

@@ -1,9 +1,13 @@
 """When allocations were open (contract section 4, "Open at t"), and how much was open beside an event.
 
-`open_allocation` has one row per effective `allocated` event: `allocation_id`, `authorization_id`, `from_t`,
-`to_t` (null while it is open), `accelerators`. `held` has one row per distinct serial of it, and one that
-ends where it begins for each `allocated` event, so that every event that lists a serial is found by it.
+`interval_open` and `interval_closed` have one row per effective `allocated` event: `allocation_id`,
+`authorization_id`, `from_t`, `to_t` (null while it is open), `accelerators`. `held_open` and `held_closed`
+have one row per distinct serial of it, and one that ends where it begins for each `allocated` event, so that
+every event that lists a serial is found by it. What is closed is kept apart, and asked only from a time on,
+so that the cost of a step follows what is open and not what ever was.
 """
+
+from datetime import datetime
 
 import duckdb
 
@@ -13,18 +17,27 @@ ACCELERATORS = "coalesce(accelerators, nullif(len(serials), 0), 1)"
 LATEST = 'source DESC, event_id DESC, "partition" DESC, "offset" DESC'
 """Of several events at one time the first in this order counts (contract 3.2)."""
 
-_CREATE = """
-CREATE TABLE IF NOT EXISTS open_allocation (
-  allocation_id VARCHAR, authorization_id VARCHAR, from_t TIMESTAMP, to_t TIMESTAMP, accelerators BIGINT);
-CREATE TABLE IF NOT EXISTS held (serial VARCHAR, allocation_id VARCHAR, from_t TIMESTAMP, to_t TIMESTAMP);
+_READ = (
+    'allocation_id, action, t, source, event_id, "partition", "offset", '
+    "authorization_id, accelerators, serials"
+)
+
+_INTERVAL = (
+    "allocation_id VARCHAR, authorization_id VARCHAR, from_t TIMESTAMP, to_t TIMESTAMP, accelerators BIGINT"
+)
+_HELD = "serial VARCHAR, code UBIGINT, allocation_id VARCHAR, from_t TIMESTAMP, to_t TIMESTAMP"
+
+_CREATE = f"""
+CREATE TABLE IF NOT EXISTS interval_open ({_INTERVAL});
+CREATE TABLE IF NOT EXISTS interval_closed ({_INTERVAL});
+CREATE TABLE IF NOT EXISTS held_open ({_HELD});
+CREATE TABLE IF NOT EXISTS held_closed ({_HELD});
 """
 
 _CHANGED = f"""
-DELETE FROM open_allocation USING changed_allocation c WHERE open_allocation.allocation_id = c.allocation_id;
-DELETE FROM held USING changed_allocation c WHERE held.allocation_id = c.allocation_id;
-
 CREATE OR REPLACE TEMP TABLE changed_chain AS
-SELECT a.* FROM allocation a SEMI JOIN changed_allocation USING (allocation_id);
+SELECT * FROM (SELECT {_READ} FROM allocation UNION ALL SELECT {_READ} FROM new_allocation)
+SEMI JOIN changed_allocation USING (allocation_id);
 
 CREATE OR REPLACE TEMP TABLE changed_interval AS
 WITH winner AS (
@@ -34,38 +47,47 @@ WITH winner AS (
     QUALIFY row_number() OVER (PARTITION BY allocation_id, t ORDER BY {LATEST}) = 1)
 ), release AS (
   SELECT DISTINCT allocation_id, t FROM changed_chain WHERE action = 'released'
+), chained AS (
+  SELECT w.*, least(w.next_t, r.t) AS to_t
+  FROM winner w ASOF LEFT JOIN release r ON w.allocation_id = r.allocation_id AND w.t <= r.t
 )
-SELECT w.allocation_id, w.authorization_id, w.t AS from_t, least(w.next_t, r.t) AS to_t,
-  {ACCELERATORS} AS accelerators, w.serials
-FROM winner w ASOF LEFT JOIN release r ON w.allocation_id = r.allocation_id AND w.t <= r.t;
+SELECT allocation_id, authorization_id, t AS from_t, to_t, {ACCELERATORS} AS accelerators, serials
+FROM chained JOIN changed_allocation c USING (allocation_id) WHERE to_t IS NULL OR to_t >= c.from_t;
 
-INSERT INTO open_allocation BY NAME SELECT * EXCLUDE (serials) FROM changed_interval
-WHERE to_t IS NULL OR from_t < to_t;
-INSERT INTO held BY NAME
-SELECT DISTINCT unnest(serials) AS serial, allocation_id, from_t, to_t FROM (
-  SELECT serials, allocation_id, from_t, to_t FROM changed_interval
-  UNION ALL SELECT serials, allocation_id, t, t FROM changed_chain WHERE action = 'allocated');
+CREATE OR REPLACE TEMP TABLE changed_held AS
+SELECT DISTINCT serial, hash(serial) AS code, allocation_id, from_t, to_t
+FROM (
+  SELECT unnest(serials) AS serial, allocation_id, from_t, to_t FROM changed_interval
+  UNION ALL
+  SELECT unnest(serials), allocation_id, t, t
+  FROM changed_chain JOIN changed_allocation c USING (allocation_id)
+  WHERE action = 'allocated' AND t >= c.from_t);
+
+INSERT INTO interval_open BY NAME SELECT * EXCLUDE (serials) FROM changed_interval WHERE to_t IS NULL;
+INSERT INTO interval_closed BY NAME SELECT * EXCLUDE (serials) FROM changed_interval WHERE from_t < to_t;
+INSERT INTO held_open BY NAME FROM changed_held WHERE to_t IS NULL;
+INSERT INTO held_closed BY NAME FROM changed_held WHERE to_t IS NOT NULL;
 """
 
 _BESIDE = """
-WITH least_t AS (SELECT min(t) AS t FROM {asked}),
-interval AS (
-  SELECT i.key, i.allocation_id, i.from_t, i.to_t, i.amount, greatest(i.from_t, m.t) AS begin_t
-  FROM (SELECT {key} AS key, allocation_id, from_t, to_t, {amount} AS amount FROM {table}) i, least_t m
-  WHERE (i.to_t IS NULL OR i.to_t > m.t) AND i.key IN (SELECT key FROM {asked})
+WITH running_interval AS (
+  SELECT {key} AS key, allocation_id, from_t, to_t, {amount} AS amount,
+    greatest(from_t, {since}) AS begin_t
+  FROM (FROM {table}_open UNION ALL FROM {table}_closed WHERE to_t > {since} AND from_t < to_t)
+  WHERE {key} IN (SELECT key FROM {asked})
 ), running AS (
   SELECT key, t, sum(sum(amount)) OVER (PARTITION BY key ORDER BY t) AS amount
   FROM (
-    SELECT key, begin_t AS t, amount FROM interval
+    SELECT key, begin_t AS t, amount FROM running_interval
     UNION ALL
-    SELECT key, to_t, -amount FROM interval WHERE to_t IS NOT NULL)
+    SELECT key, to_t, -amount FROM running_interval WHERE to_t IS NOT NULL)
   GROUP BY key, t
 )
 SELECT a.* EXCLUDE (key), (coalesce(r.amount, 0) - coalesce(own.amount, 0))::HUGEINT AS beside
 FROM {asked} a
 ASOF LEFT JOIN running r ON a.key = r.key AND a.t >= r.t
-LEFT JOIN interval own ON own.key = a.key AND own.allocation_id = a.allocation_id AND own.from_t = a.t
-  AND (own.to_t IS NULL OR own.from_t < own.to_t)
+LEFT JOIN running_interval own
+  ON own.key = a.key AND own.allocation_id = a.allocation_id AND own.from_t = a.t
 """
 
 
@@ -75,16 +97,52 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def follow(con: duckdb.DuckDBPyConnection) -> None:
-    """Makes the intervals of the ids in `changed_allocation` anew from `allocation`."""
+    """Makes the intervals of the ids in `changed_allocation` anew, as far as its `from_t` touches them, from
+    `allocation` and `new_allocation`."""
+    since = least(con, "changed_allocation", "from_t")
+    if since is None:
+        con.execute(_CHANGED)  # leaves its tables behind, without rows
+        return
+    for table in ("interval", "held"):
+        con.execute(
+            f"DELETE FROM {table}_open USING changed_allocation c "
+            f"WHERE {table}_open.allocation_id = c.allocation_id"
+        )
+        con.execute(
+            f"DELETE FROM {table}_closed USING changed_allocation c WHERE {table}_closed.to_t >= {since} "
+            f"AND {table}_closed.allocation_id = c.allocation_id AND {table}_closed.to_t >= c.from_t"
+        )
     con.execute(_CHANGED)
 
 
-def beside_authorization(asked: str) -> str:
+def beside_authorization(con: duckdb.DuckDBPyConnection, asked: str) -> str:
     """A query: the rows of `asked` (`key` the authorization, `t`, `allocation_id`, …) with `beside`, the
     accelerators that other allocations had open under it at `t`."""
-    return _BESIDE.format(asked=asked, table="open_allocation", key="authorization_id", amount="accelerators")
+    return _beside(con, asked, "interval", "authorization_id", "accelerators")
 
 
-def beside_serial(asked: str) -> str:
+def beside_serial(con: duckdb.DuckDBPyConnection, asked: str) -> str:
     """The same with `key` a serial: how many other allocations that were open at `t` list it."""
-    return _BESIDE.format(asked=asked, table="held", key="serial", amount="1")
+    return _beside(con, asked, "held", "serial", "1")
+
+
+def beside_code(con: duckdb.DuckDBPyConnection, asked: str) -> str:
+    """The same with `key` the hash of a serial, which several serials might share."""
+    return _beside(con, asked, "held", "code", "1")
+
+
+def _beside(con: duckdb.DuckDBPyConnection, asked: str, table: str, key: str, amount: str) -> str:
+    since = least(con, asked, "t") or moment(datetime.max)
+    return _BESIDE.format(asked=asked, table=table, key=key, amount=amount, since=since)
+
+
+def least(con: duckdb.DuckDBPyConnection, table: str, column: str) -> str | None:
+    """The least time in a column as a literal, None where there is none. A literal, other than a join, lets
+    DuckDB pass over what is older without reading it."""
+    (found,) = con.execute(f"SELECT min({column}) FROM {table}").fetchall()[0]
+    return None if found is None else moment(found)
+
+
+def moment(at: datetime) -> str:
+    """A time as a literal."""
+    return f"TIMESTAMP '{at:%Y-%m-%d %H:%M:%S.%f}'"

@@ -1,7 +1,10 @@
 """Which events a step has to judge: the new ones, and those that new records or versions reach back to.
 
-Makes `scope_allocation`, `scope_access` and `scope_placement`: kept columns, and
-`row_rules`: the row rules are judged here, on the event as sent and completed through its allocation;
+Makes `older_<stream>` of the kept events that are in scope, and `scope_<stream>` of them and the new ones:
+kept columns, and
+`is_new`;
+`row_rules`: the row rules are judged here, on the event as sent;
+`completes`: they are judged on the event completed through its allocation;
 `chain_rules`: the deadline and sweep rules of single events are judged.
 """
 
@@ -34,10 +37,23 @@ _TOUCHED = """
 CREATE OR REPLACE TEMP TABLE touched (
   topic VARCHAR, "partition" INTEGER, "offset" BIGINT, row_rules BOOLEAN, chain_rules BOOLEAN)
 """
-_ONCE = (
-    f"SELECT {_AT}, bool_or(row_rules) AS row_rules, bool_or(chain_rules) AS chain_rules "
-    "FROM touched GROUP BY ALL"
-)
+
+_OLDER = """
+CREATE OR REPLACE TEMP TABLE older_{stream} AS
+SELECT {kept}, touching.row_rules, touching.chain_rules
+FROM "{table}" e JOIN (
+  SELECT topic, "partition", "offset", bool_or(row_rules) AS row_rules, bool_or(chain_rules) AS chain_rules
+  FROM touched GROUP BY ALL
+) touching USING (topic, "partition", "offset");
+
+CREATE OR REPLACE TEMP VIEW scope_{stream} AS
+SELECT {columns}, verdicts, true AS is_new, "commit" IN (SELECT "commit" FROM stale_commit) AS row_rules,
+  {lacking} AS completes, {judged} AS chain_rules
+FROM new_{stream}
+UNION ALL
+SELECT {columns}, NULL, false, row_rules, row_rules AND {lacking}, chain_rules AND {judged}
+FROM older_{stream};
+"""
 
 _CHANGED = """
 CREATE OR REPLACE TEMP TABLE changed_allocation AS
@@ -65,9 +81,9 @@ GROUP BY serial;
 
 
 def build(con: duckdb.DuckDBPyConnection) -> None:
-    """Makes the scope from `new_*` (with `commit` and `stale_commit`), `gone_*` and `reach_id`.
+    """Makes the scope from `new_*`, `stale_commit`, `gone_*`, `scope_same_id` and `reach_id`.
 
-    Expects the new allocation events to be kept already, and the new accesses and placements not yet.
+    Expects that the new events are not kept yet.
     """
     con.execute(_CHANGED)
     intervals.follow(con)
@@ -76,32 +92,28 @@ def build(con: duckdb.DuckDBPyConnection) -> None:
     if reaching:
         reach.follow_allocations(con)
     for record in EVENTS.values():
-        _scope(con, record, reaching)
+        con.execute(_TOUCHED)
+        for query in _touching(con, record, reaching):
+            con.execute(f"INSERT INTO touched {query}")
+        con.execute(
+            _OLDER.format(
+                stream=record.name,
+                table=TABLE[record.name],
+                kept=listed(record, "e"),
+                columns=listed(record),
+                lacking=LACKING,
+                judged=_JUDGED[record.name],
+            )
+        )
 
 
-def _scope(con: duckdb.DuckDBPyConnection, record: Record, reaching: bool) -> None:
-    """New events are all in scope; of the kept ones those that a change touches."""
-    name, table = record.name, TABLE[record.name]
-    con.execute(_TOUCHED)
-    for query in _touching(record, reaching):
-        con.execute(f"INSERT INTO touched {query}")
-    con.execute(
-        f"CREATE OR REPLACE TEMP TABLE scope_{name} AS SELECT {listed(record)}, "
-        f'{LACKING} OR "commit" IN (SELECT "commit" FROM stale_commit) AS row_rules, '
-        f"{_JUDGED[name]} AS chain_rules FROM new_{name}"
-    )
-    con.execute(
-        f"INSERT INTO scope_{name} BY NAME SELECT {listed(record, 'e')}, touching.row_rules, "
-        f"touching.chain_rules AND {_JUDGED[name]} AS chain_rules "
-        f'FROM "{table}" e JOIN ({_ONCE}) touching USING ({_AT}) ANTI JOIN new_{name} USING ({_AT})'
-    )
-
-
-def _touching(record: Record, reaching: bool) -> Iterator[str]:
+def _touching(con: duckdb.DuckDBPyConnection, record: Record, reaching: bool) -> Iterator[str]:
     """Queries for the coordinates of kept events that changes touch, `row_rules` and `chain_rules`."""
-    yield from _by_allocation(record, "changed_allocation", "e.t >= c.from_t")
+    since = intervals.least(con, "changed_allocation", "from_t")
+    if since is not None:
+        yield from _by_allocation(record, "changed_allocation", f"e.t >= c.from_t AND e.t >= {since}")
     if record is ALLOCATION:
-        yield from _rivals()
+        yield from _rivals(con)
     yield f"SELECT {_AT}, false, false FROM scope_same_id WHERE topic = '{record.topic}'"
     if reaching:
         yield from _by_allocation(
@@ -119,7 +131,7 @@ def _by_allocation(record: Record, changed: str, when: str) -> Iterator[str]:
     )
 
 
-def _rivals() -> Iterator[str]:
+def _rivals(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     """`allocated` events beside which more or less is open than before, or that were or were not placed."""
     judged = f"SELECT {_AT_E}, false, true FROM allocation e"
     placed = (
@@ -127,9 +139,17 @@ def _rivals() -> Iterator[str]:
         "UNION SELECT allocation_id FROM changed_allocation"
     )
     yield f"{judged} WHERE e.allocation_id IN ({placed})"
-    yield f"{judged} JOIN changed_authorization c USING (authorization_id) WHERE e.t >= c.from_t"
-    yield (
-        f"{judged} JOIN (SELECT DISTINCT h.allocation_id, h.from_t FROM held h JOIN changed_serial c "
-        "USING (serial) WHERE h.from_t >= c.from_t) h "
-        "ON e.allocation_id = h.allocation_id AND e.t = h.from_t"
-    )
+    since = intervals.least(con, "changed_authorization", "from_t")
+    if since is not None:
+        yield (
+            f"{judged} JOIN changed_authorization c USING (authorization_id) "
+            f"WHERE e.t >= c.from_t AND e.t >= {since}"
+        )
+    since = intervals.least(con, "changed_serial", "from_t")
+    if since is not None:
+        held = f"(FROM held_open UNION ALL FROM held_closed WHERE to_t >= {since})"
+        yield (
+            f"{judged} JOIN (SELECT DISTINCT h.allocation_id, h.from_t FROM {held} h JOIN changed_serial c "
+            "USING (serial) WHERE h.from_t >= c.from_t) h "
+            f"ON e.allocation_id = h.allocation_id AND e.t = h.from_t WHERE e.t >= {since}"
+        )

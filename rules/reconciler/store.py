@@ -59,26 +59,23 @@ def kept(landed: pa.Table, record: Record) -> pa.Table:
         origin = "occurred_at" if name == "t" else name
         column = landed[origin]
         taken[name] = column.cast(pa.timestamp("us")) if pa.types.is_timestamp(column.type) else column
-    if "commit" in landed.column_names:
-        taken["commit"] = landed["commit"]
+    for name in ("verdicts", "commit"):
+        if name in landed.column_names:
+            taken[name] = landed[name]
     return pa.table(taken)
 
 
 def take_new(con: duckdb.DuckDBPyConnection, originals: Mapping[str, pa.Table]) -> None:
-    """Makes `new_<stream>` (kept columns and `commit`) and the narrow `new_event` of the step's originals.
+    """Gives the step's originals their names: `new_<stream>` (kept columns, `verdicts` and `commit`) and the
+    narrow `new_event`. They are views of the Arrow tables; nothing is copied.
 
     `originals`: per stream the landed rows that are no duplicates.
     """
     parts = []
     for record in EVENTS.values():
-        con.register("landed_events", kept(originals[record.name], record))
-        con.execute(
-            f"CREATE OR REPLACE TEMP TABLE new_{record.name} AS "
-            f'SELECT {listed(record)}, "commit" FROM landed_events'
-        )
-        con.unregister("landed_events")
+        con.register(f"new_{record.name}", kept(originals[record.name], record))
         parts.append(f"SELECT '{record.name}' AS stream, {_narrow()} FROM new_{record.name}")
-    con.execute(f"CREATE OR REPLACE TEMP TABLE new_event AS {' UNION ALL '.join(parts)}")
+    con.execute(f"CREATE OR REPLACE TEMP VIEW new_event AS {' UNION ALL '.join(parts)}")
 
 
 def take_gone(con: duckdb.DuckDBPyConnection, gone: pa.Table) -> None:

@@ -1,4 +1,4 @@
-"""A process that lands a batch and dies at its n-th step, and a disk that forgets what was not synced.
+"""A process that lands or settles and dies at its n-th step, and a disk that forgets what was not synced.
 
 A step is a call that changes the disk or makes it durable. The child counts them by wrapping the calls that
 the lake's code makes; nothing in the lake knows of it.
@@ -19,6 +19,7 @@ from deltalake import DeltaTable
 
 from sinks.lake import Lake
 from tests.landings import land, mixed
+from tests.settling import full, settle
 
 context: ForkServerContext = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.crash_writer"])
@@ -94,9 +95,30 @@ def write(lake: str, start: int, end: int, fatal: int, journal: str) -> None:
     steps.write()
 
 
+def write_settlement(lake: str, number: int, fatal: int, journal: str) -> None:
+    """The child as a reconciler: opens, completes, and settles `full` step `number` (0: none)."""
+    steps = _Steps(fatal, Path(journal))
+    steps.install()
+    opened = Lake.open(lake)
+    opened.settled()
+    if number:
+        settle(opened, number, full(number))
+    steps.fatal = NEVER
+    steps.write()
+
+
 def run(lake: Path, start: int, end: int, fatal: int, journal: Path) -> bool:
     """Runs the child; whether it lived to the end. `journal` then holds its steps and what was durable."""
-    child = context.Process(target=write, args=(str(lake), start, end, fatal, str(journal)))
+    return _lived(write, str(lake), start, end, fatal, str(journal))
+
+
+def run_settlement(lake: Path, number: int, fatal: int, journal: Path) -> bool:
+    """`run` for a reconciler."""
+    return _lived(write_settlement, str(lake), number, fatal, str(journal))
+
+
+def _lived(target: Callable[..., None], *args: Any) -> bool:
+    child = context.Process(target=target, args=args)
     child.start()
     child.join(60)
     assert child.exitcode in (0, -signal.SIGKILL), child.exitcode

@@ -20,7 +20,7 @@ from stream.simulation import bench, files
 from stream.simulation.clock import HOUR, MINUTE, iso, micros
 from stream.simulation.incident import RECONCILER
 from stream.simulation.messages import merged
-from stream.simulation.simulator import START, Settings, Simulation, simulate
+from stream.simulation.simulator import RESENT, START, Settings, Simulation, simulate
 from tests.plain.coverage import covered_share
 from tests.plain.history import History, judge_all
 from tests.plain.scan import Scanned, scan
@@ -50,7 +50,8 @@ def planted(simulation: Simulation, needs: str | None) -> set[tuple[str, str]]:
 
 
 def events(simulation: Simulation) -> list[dict[str, object]]:
-    return [orjson.loads(value) for stream in simulation.events for value in stream.values]
+    """Each once, however often it was sent."""
+    return [orjson.loads(value) for stream in simulation.events for value in dict.fromkeys(stream.values)]
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,13 @@ def test_without_a_last_tick_only_the_clock_is_not_seen(small: Simulation, tmp_p
     assert found == {key: "confirmed" for key in expected(small) if key[0] != "gap.source.clock"}
 
 
+def test_what_is_sent_twice_changes_nothing(small: Simulation, history: History) -> None:
+    sent = sum(map(len, small.events))
+    assert len(history.duplicates) == sent - len(events(small)) == pytest.approx(sent * RESENT, rel=0.5)
+    for duplicate, original in history.duplicates.items():
+        assert history.scanned.raw[duplicate] == history.scanned.raw[original]
+
+
 def test_every_source_lets_the_watermark_pass(small: Simulation, history: History) -> None:
     assert history.watermark == small.until - 12 * MINUTE
 
@@ -114,9 +122,9 @@ def test_every_link_but_how_is_missing_somewhere(history: History) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        Settings(seed=1, accelerators=10_800, duration=4 * HOUR, rate=2.0),
-        Settings(seed=2, accelerators=2_048, duration=30 * HOUR, rate=0.2),
-        Settings(seed=3, accelerators=1_024, duration=HOUR, rate=5.0),
+        Settings(seed=1, accelerators=10_800, duration=4 * HOUR, rate=0.5),
+        Settings(seed=2, accelerators=2_048, duration=30 * HOUR, rate=0.1),
+        Settings(seed=3, accelerators=1_024, duration=HOUR, rate=2.0),
     ],
     ids=["site", "days", "shortest"],
 )

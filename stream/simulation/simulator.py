@@ -19,6 +19,9 @@ START = datetime(2026, 3, 2, tzinfo=UTC)
 SHORTEST = HOUR
 """A shorter simulation has no room for the incidents that absence makes."""
 
+RESENT = 0.002
+"""Share of the events that come twice."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -86,4 +89,18 @@ def simulate(settings: Settings) -> Simulation:
             columns[field].extend(values)
     messages.number_events(streams, {})
     references = list(messages.references(built.references, settings.start - MINUTE))
-    return Simulation(settings, references, [messages.encode(*item) for item in streams.items()], planted)
+    encoded = [_resent(rng, messages.encode(*item)) for item in streams.items()]
+    return Simulation(settings, references, encoded, planted)
+
+
+def _resent(rng: np.random.Generator, stream: Encoded) -> Encoded:
+    """The stream as shippers send it: what was not acknowledged in time comes again, some seconds later."""
+    again = np.flatnonzero(rng.random(len(stream)) < RESENT)
+    delays = rng.integers(1_000, 30_000, len(again)) * 1_000
+    arrivals = np.concatenate([stream.arrivals, stream.arrivals[again] + delays])
+    sent = np.concatenate([np.arange(len(stream)), again])
+    order = np.argsort(arrivals, kind="stable")
+    which = sent[order].tolist()
+    return Encoded(
+        stream.record, arrivals[order], [stream.keys[i] for i in which], [stream.values[i] for i in which]
+    )

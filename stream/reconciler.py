@@ -148,7 +148,7 @@ class ReconcilerProcess:
         while True:
             is_last = self._stopping.is_set()
             is_due = time.monotonic() - settled > HEARTBEAT_SECONDS
-            has_settled = await self._turn(is_due)
+            has_settled = await self._turn(is_due or is_last, is_last)
             if has_settled:
                 settled = time.monotonic()
             if settled - kept > SNAPSHOT_SECONDS:
@@ -159,13 +159,14 @@ class ReconcilerProcess:
                     return
                 await self._pause(POLL_SECONDS)
 
-    async def _turn(self, is_due: bool) -> bool:
+    async def _turn(self, is_due: bool, is_last: bool) -> bool:
         """Settle a step of what is new, or an empty one where that is due; whether there was one."""
         ends = await self._ends.ask()
         if ends is None:
             return False
         began = time.monotonic()
-        output: StepOutput | None = await self._on(self._reconciling.turn, ends, datetime.now(UTC), is_due)
+        at = datetime.now(UTC)
+        output: StepOutput | None = await self._on(self._reconciling.turn, ends, at, is_due, is_last)
         if output is None:
             return False
         self._metrics.step(output, time.monotonic() - began, time.time())

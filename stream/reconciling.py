@@ -129,12 +129,14 @@ class Reconciling:
             given = StepInput(self.position, clock=clock or skimmed.clock)
         return self.settle(given, at, final=True, duplicates=skimmed.duplicates)
 
-    def turn(self, ends: Mapping[Partition, int], at: datetime, is_due: bool = False) -> StepOutput | None:
+    def turn(
+        self, ends: Mapping[Partition, int], at: datetime, is_due: bool = False, final: bool = False
+    ) -> StepOutput | None:
         """Settle one step of what has landed since the last, None if there is nothing new.
 
-        A step that `is_due` is settled even so, as a sign of life. `ends` are the end offsets of the event
-        topics as Kafka told them before this call. Raises Conflict when another reconciler has settled
-        meanwhile: `follow` then.
+        A step that `is_due` is settled even so, as a sign of life; a `final` one holds no row back. `ends`
+        are the end offsets of the event topics as Kafka told them before this call. Raises Conflict when
+        another reconciler has settled meanwhile: `follow` then.
         """
         landed = self._lake.offsets()
         listed = list(islice(self._lake.commits(self._engine.position), AHEAD))
@@ -146,9 +148,9 @@ class Reconciling:
         if len(listed) == AHEAD:  # what comes behind was not looked at
             unread |= {place for place in (*landed, *ends) if place[0] in EVENTS}
         if group:
-            return self.settle(read_step(group, unread=frozenset(unread)), at)
+            return self.settle(read_step(group, unread=frozenset(unread)), at, final)
         if is_due:
-            return self.settle(StepInput(self.position, unread=frozenset(unread)), at)
+            return self.settle(StepInput(self.position, unread=frozenset(unread)), at, final)
         return None
 
     def settle(

@@ -48,10 +48,10 @@ def absorbed(lake: Lake, after: int) -> Iterator[Findings]:
 
 
 def history(lake: Lake, step: int) -> pa.Table:
-    """The rows of finding_history that one of the lake's last steps wrote."""
+    """The rows of finding_history that one of the lake's last steps wrote; step 0 is before the first."""
     tables = [
         table
-        for settlement in lake.settlements(step - 1)
+        for settlement in lake.settlements(max(0, step - 1))
         if settlement.settled.step == step
         for table in _read(settlement.files.get("finding_history", ()), FINDING_HISTORY)
     ]

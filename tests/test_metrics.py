@@ -11,21 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from rules.reconciler.given import StepOutput
 from schemas.errors import SekishoError
 from schemas.events import ACCESS, EVENTS
 from schemas.reference import PARTY, REFERENCES, SOURCE
-from sinks.metrics import OTHER, RECORDS, SEVERITIES, Metrics, reasons
+from sinks.metrics import OTHER, RECORDS, SEVERITIES, Exporter, Metrics, reasons
+from sinks.reconciler_metrics import MOST_SITES, ReconcilerMetrics
 
 Sample = tuple[str, tuple[tuple[str, str], ...], float]
 
 
-def samples(metrics: Metrics) -> Iterator[Sample]:
+def samples(metrics: Exporter) -> Iterator[Sample]:
     for family in metrics.registry.collect():
         for sample in family.samples:
             yield sample.name, tuple(sorted(sample.labels.items())), sample.value
 
 
-def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+def value(metrics: Exporter, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
 
 
@@ -146,7 +148,7 @@ def test_no_metric_has_a_label_for_identities_or_partitions() -> None:
 
 
 def test_names_follow_the_conventions() -> None:
-    for family in Metrics().registry.collect():
+    for family in [*Metrics().registry.collect(), *ReconcilerMetrics().registry.collect()]:
         if family.name.startswith("process_"):
             continue
         assert re.fullmatch(r"custody_[a-z][a-z_]+", family.name)
@@ -183,8 +185,10 @@ def test_the_documentation_names_every_metric_and_every_label() -> None:
     rows = dict(re.findall(r"^\| `(custody_\w+)` \| (.*)$", text, re.MULTILINE))
     metrics = Metrics(rules=[("gap.identity.unknown", "high")])
     metrics.references("party", 1, 1.0)
+    reconciler = ReconcilerMetrics(rules=[("gap.identity.unknown", "high")])
+    reconciler.step(StepOutput(coverage_by_site={"hokkaido": 1.0}), 0.1, 1.0)
     exported = {}
-    for family in metrics.registry.collect():
+    for family in [*metrics.registry.collect(), *reconciler.registry.collect()]:
         if family.name.startswith("custody_"):
             name = f"{family.name}_total" if family.type == "counter" else family.name
             exported[name] = family.type, {label for s in family.samples for label in s.labels} - {"le"}
@@ -193,3 +197,45 @@ def test_the_documentation_names_every_metric_and_every_label() -> None:
         said = rows[name].split("|")
         assert said[0].strip() == kind
         assert set(re.findall(r"`(\w+)`", said[1])) == labels, name
+
+
+def test_a_step_of_the_reconciler_is_exported() -> None:
+    metrics = ReconcilerMetrics(rules=[("gap.source.silent", "medium"), ("gap.identity.unknown", "high")])
+    assert value(metrics, "custody_findings_open", rule="gap.source.silent", severity="medium") == 0
+    assert value(metrics, "custody_reconciler_active") == 0
+    metrics.active(True)
+    output = StepOutput(
+        watermark=1_772_323_200_000_000,
+        latest_broker_time=1_772_323_800_000_000,
+        late=3,
+        open_findings={("gap.source.silent", "medium"): 2, ("gap.no.longer", "high"): 1},
+        coverage_by_site={"hokkaido": 0.75, "": 0.5},
+        live_sources=4,
+        silent_sources=1,
+    )
+    metrics.step(output, 0.02, 1_772_323_900.0)
+    metrics.step(output, 0.02, 1_772_323_900.5)
+    assert value(metrics, "custody_reconciler_active") == 1
+    assert value(metrics, "custody_watermark_timestamp_seconds") == 1_772_323_200
+    assert value(metrics, "custody_latest_broker_timestamp_seconds") == 1_772_323_800
+    assert value(metrics, "custody_last_step_timestamp_seconds") == 1_772_323_900.5
+    assert value(metrics, "custody_step_seconds_count") == 2
+    assert value(metrics, "custody_events_late_total") == 6
+    assert value(metrics, "custody_sources", state="live") == 4
+    assert value(metrics, "custody_sources", state="silent") == 1
+    assert value(metrics, "custody_findings_open", rule="gap.source.silent", severity="medium") == 2
+    assert value(metrics, "custody_findings_open", rule="gap.no.longer", severity="high") == 1
+    assert value(metrics, "custody_coverage_ratio", site="hokkaido") == 0.75
+    assert value(metrics, "custody_coverage_ratio", site="unknown") == 0.5
+    metrics.step(StepOutput(), 0.02, 1_772_323_901.0)
+    assert value(metrics, "custody_findings_open", rule="gap.source.silent", severity="medium") == 0
+    assert value(metrics, "custody_findings_open", rule="gap.no.longer", severity="high") == 0
+    assert value(metrics, "custody_coverage_ratio", site="hokkaido") is None
+    assert value(metrics, "custody_watermark_timestamp_seconds") == 1_772_323_200, "it never goes back"
+
+
+def test_the_series_of_a_reconciler_are_bounded() -> None:
+    metrics = ReconcilerMetrics()
+    metrics.step(StepOutput(coverage_by_site={f"site-{n}": 1.0 for n in range(2 * MOST_SITES)}), 0.1, 1.0)
+    sites = [labels for name, labels, _ in samples(metrics) if name == "custody_coverage_ratio"]
+    assert len(sites) == MOST_SITES

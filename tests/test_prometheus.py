@@ -20,6 +20,8 @@ from deploy import install_prometheus
 from deploy.install_prometheus import Programs
 from deploy.local_kafka import LocalKafka
 from sinks.metrics import DEFAULT_HOST, DEFAULT_PORT, Metrics
+from sinks.reconciler_metrics import ReconcilerMetrics
+from stream.start_reconciler import METRICS
 from tests.topics import delete_custody_topics
 
 FOLDER = Path(install_prometheus.__file__).with_name("prometheus")
@@ -73,7 +75,7 @@ def test_the_documentation_names_every_alert_with_its_severity() -> None:
 
 
 def test_rules_use_only_metrics_that_exist() -> None:
-    families = list(Metrics().registry.collect())
+    families = [*Metrics().registry.collect(), *ReconcilerMetrics().registry.collect()]
     exported = {family.name for family in families} | {s.name for family in families for s in family.samples}
     recorded = set(re.findall(r"record: (\S+)", RULES.read_text()))
     used = set(re.findall(r"(?<![:\w])custody_[a-z_]+", re.sub(r"#.*", "", RULES.read_text())))
@@ -81,7 +83,9 @@ def test_rules_use_only_metrics_that_exist() -> None:
 
 
 def test_the_scrape_configuration_points_at_the_default_address() -> None:
-    assert f'"{DEFAULT_HOST}:{DEFAULT_PORT}"' in (FOLDER / "prometheus.yml").read_text()
+    text = (FOLDER / "prometheus.yml").read_text()
+    assert f'"{DEFAULT_HOST}:{DEFAULT_PORT}"' in text
+    assert f'"{METRICS}"' in text
 
 
 def free_port() -> int:

@@ -1,0 +1,75 @@
+"""Everything around the reconciler's process: topics, lake, rules, state, metrics, signals."""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import signal
+from pathlib import Path
+
+from aiokafka.errors import KafkaError as AIOKafkaError
+
+from rules.reconciler.step import Reconciler
+from rules.rule import Status, load_all
+from rules.suppressions import load_suppressions
+from schemas.errors import SekishoError
+from schemas.events import EVENTS
+from sinks.findings import TOPIC as FINDINGS
+from sinks.lake import Lake
+from sinks.metrics import DEFAULT_HOST, DEFAULT_PORT
+from sinks.reconciler_metrics import ReconcilerMetrics
+from stream.reconciler import ReconcilerProcess
+from stream.reconciling import Reconciling
+from stream.settings import Settings
+from stream.start import existing_topics
+from stream.state_folder import ActiveLock, StateFolder, claim
+from stream.topics import TICK
+
+WORKERS_METRICS = f"{DEFAULT_HOST}:{DEFAULT_PORT}"
+METRICS = f"{DEFAULT_HOST}:{DEFAULT_PORT + 1}"  # where nothing is said: a worker may run beside it
+
+
+def run(settings: Settings, state: Path | None, tick_seconds: float) -> None:
+    """Run a reconciler until SIGTERM or Ctrl-C.
+
+    Raises SekishoError when it cannot start, or cannot go on.
+    """
+    logging.basicConfig(level=settings.log, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if settings.metrics == WORKERS_METRICS:
+        settings = dataclasses.replace(settings, metrics=METRICS)
+    existing_topics(settings, [*EVENTS, FINDINGS, *([TICK] if tick_seconds else [])])
+    lake = Lake.open(settings.lake)
+    with claim(lake.path, state) as folder, contextlib.closing(ActiveLock(lake.path)) as lock:
+        _run(settings, lake, folder, lock, tick_seconds)
+
+
+def _run(settings: Settings, lake: Lake, folder: StateFolder, lock: ActiveLock, tick_seconds: float) -> None:
+    rules = load_all()
+    suppressions = load_suppressions()
+    settled = lake.settled()
+    step, version = (settled.step, settled.raw_version) if settled else (0, 0)
+    engine = folder.open(
+        lambda path: Reconciler(path, rules, suppressions),
+        lambda engine: engine.settled_step <= step and engine.position <= version,
+    )
+    experimental = [rule.id for rule in rules if rule.status is Status.EXPERIMENTAL]
+    with contextlib.closing(Reconciling(lake, engine, experimental)) as reconciling:
+        reconciling.load_references()
+        metrics = ReconcilerMetrics((rule.id, rule.severity) for rule in rules)
+        address = settings.metrics_address
+        served = f", metrics at http://{address[0]}:{metrics.serve(*address)}/metrics" if address else ""
+        about = f"sekisho reconciler of {settings.lake} at {settings.brokers}: {len(rules)} rules{served}"
+
+        async def work() -> None:
+            process = ReconcilerProcess(
+                settings, reconciling, metrics, lock, lambda: folder.snapshot(engine), tick_seconds
+            )
+            loop = asyncio.get_running_loop()
+            for sign in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(sign, process.stop)
+            await process.run(lambda: print(about, flush=True))
+
+        try:
+            asyncio.run(work())
+        except AIOKafkaError as error:
+            raise SekishoError(f"Kafka: {error}; see sekisho doctor, then start again") from error

@@ -10,6 +10,7 @@ next step and stands by.
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rules.reconciler.given import StepOutput
+from schemas.errors import SekishoError
 from sinks.findings import history_messages
 from sinks.lake import Conflict
 from sinks.reconciler_metrics import ReconcilerMetrics
@@ -26,6 +28,8 @@ from stream.reconciling import Reconciling
 from stream.settings import Settings
 from stream.state_folder import ActiveLock
 from stream.ticks import Ticker
+
+_log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 HEARTBEAT_SECONDS = 10.0
@@ -152,7 +156,7 @@ class ReconcilerProcess:
             if has_settled:
                 settled = time.monotonic()
             if settled - kept > SNAPSHOT_SECONDS:
-                await self._on(self._snapshot)
+                await self._keep_snapshot()
                 kept = time.monotonic()
             if not (has_settled and self._reconciling.behind):
                 if is_last:
@@ -173,6 +177,12 @@ class ReconcilerProcess:
         self._publisher.put(history_messages(output.history.filter(output.published)))
         await self._publisher.flush()
         return True
+
+    async def _keep_snapshot(self) -> None:
+        try:
+            await self._on(self._snapshot)
+        except SekishoError as error:
+            _log.warning("no snapshot of the state, the next one will do: %s", error)
 
     async def _publish_last(self) -> None:
         """Publish again what the last step said, which a crash may have kept from being told."""

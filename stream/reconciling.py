@@ -4,18 +4,21 @@ A *silent* step only brings the state forward; a *settling* step says what was f
 comes first and the state's second, so a state is at most behind the lake, never ahead of it.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Protocol
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rules.reconciler.given import Clock, Partition, StepInput, StepOutput
 from rules.references import References
+from schemas.errors import SekishoError
 from schemas.events import EVENTS
 from schemas.reference import REFERENCES
 from schemas.tables import COORDINATES
@@ -90,15 +93,14 @@ class Reconciling:
     def follow(self, at: datetime) -> Settled | None:
         """Bring the state silently to where the lake has been settled, by whomever; returns the last step.
 
-        `at` (with a zone) is the time now. Raises SekishoError where the state is ahead of the lake: it is of
-        another lake, or the lake was restored from a copy.
+        `at` (with a zone) is the time now. The state must not be ahead of the lake.
         """
         settled = self._lake.settled()
         if settled is None or settled.step == self._engine.settled_step:
             return settled
         after, until = self._engine.position, settled.raw_version
-        self.skim((c for c in self._lake.commits(after) if c.version <= until), at)
-        for findings in absorbed(self._lake, self._engine.settled_step):
+        self.skim(takewhile(lambda commit: commit.version <= until, self._lake.commits(after)), at)
+        for findings in absorbed(self._lake, self._engine.settled_step, settled.step):
             self._engine.absorb(findings.events, findings.history, findings.step, findings.watermark)
         return settled
 
@@ -107,11 +109,8 @@ class Reconciling:
         skimmed = Skimmed()
         for group in groups(commits):
             given = read_step(group, clock=Clock(None, None))
-            try:
+            with self._taken_back_on_error():
                 output = self._engine.step(given, settle=False, at=at)
-            except BaseException:
-                self._engine.rollback()
-                raise
             self._engine.commit()
             skimmed.add(given, output)
         return skimmed
@@ -165,7 +164,7 @@ class Reconciling:
         `duplicates` are those that silent steps before it have found.
         """
         step = self._engine.settled_step + 1
-        try:
+        with self._taken_back_on_error():
             output = self._engine.step(given, settle=True, at=at, final=final)
             output = replace(output, duplicates=_latest([*duplicates, output.duplicates]))
             settled = Settled(
@@ -178,9 +177,6 @@ class Reconciling:
                 "coverage": output.coverage,
             }
             self._lake.settle(settled, tables, at)
-        except BaseException:
-            self._engine.rollback()
-            raise
         self._engine.commit(step)
         return output
 
@@ -192,6 +188,22 @@ class Reconciling:
 
     def close(self) -> None:
         self._engine.close()
+
+    @contextmanager
+    def _taken_back_on_error(self) -> Iterator[None]:
+        """Undo the step where something in the block fails; a full disk or memory is told plainly."""
+        try:
+            yield
+        except BaseException as error:
+            with suppress(duckdb.Error):  # what failed may have ended the transaction
+                self._engine.rollback()
+            if isinstance(error, duckdb.OperationalError):
+                line = str(error).partition("\n")[0]
+                raise SekishoError(
+                    f"the reconciler's state cannot be kept: {line}; free disk or memory and start again, "
+                    "nothing is lost"
+                ) from error
+            raise
 
 
 def _latest(duplicates: Sequence[pa.Table]) -> pa.Table:

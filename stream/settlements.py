@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,13 @@ class Findings:
     watermark: int | None
 
 
-def absorbed(lake: Lake, after: int) -> Iterator[Findings]:
-    """What the lake's steps after `after` have said, in order, some half million rows at once."""
+def absorbed(lake: Lake, after: int, until: int) -> Iterator[Findings]:
+    """What the steps after `after` up to `until` have said, in order, some half million rows at once."""
     events: list[pa.Table] = []
     history: list[pa.Table] = []
     rows = 0
     settled = None
-    for settlement in lake.settlements(after):
+    for settlement in takewhile(lambda step: step.settled.step <= until, lake.settlements(after)):
         settled = settlement.settled
         events += _read(settlement.files.get("finding_event", ()), FINDING_EVENT)
         history += _read(settlement.files.get("finding_history", ()), FINDING_HISTORY)

@@ -4,10 +4,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pytest
 
-from rules.reconciler.given import Clock, StepOutput
+from rules.reconciler.given import Clock, StepInput, StepOutput
 from schemas.errors import SekishoError
 from schemas.events import ACCESS
 from schemas.reference import PARTY
@@ -128,6 +129,21 @@ def test_who_loses_the_race_takes_the_step_back(tmp_path: Path) -> None:
     one.follow(AT)
     assert first.events == second.events == accepted(20)
     assert revisions(tmp_path) == [accepted(10), accepted(20)]
+
+
+def test_a_full_disk_is_told_in_one_line_and_the_step_taken_back(tmp_path: Path) -> None:
+    class Full(FakeEngine):
+        def step(self, given: StepInput, settle: bool, at: datetime, final: bool = False) -> StepOutput:
+            super().step(given, settle, at, final)
+            raise duckdb.IOException("no space left\nmore")
+
+    lake = Lake.open(tmp_path)
+    add(lake, 0, 10)
+    engine = Full()
+    with pytest.raises(SekishoError, match=r"no space left; free disk"):
+        turn(Reconciling(lake, engine))
+    assert engine.position == 0
+    assert lake.settled() is None
 
 
 def test_partitions_with_unread_records_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

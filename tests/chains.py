@@ -151,7 +151,7 @@ def allocate(story: Story, turn: Turn) -> None:
         "broker_id": writer.pick(BROKERS) if writer.chance(0.05) else None,
     }
     if turn.odd and writer.chance(0.1):
-        fields["accelerators"] = writer.pick([0, 1, 64, 2**40])
+        fields["accelerators"] = writer.pick([0, 1, 64, 2**40, MOST])
     story.tell("allocation", turn.start, **fields)
     if turn.odd and writer.chance(0.15):  # a second one at the same time or soon after
         other = {"party_id": writer.pick(PARTIES), "serials": writer.pick([None, turn.serials[:2]])}

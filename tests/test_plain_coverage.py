@@ -193,6 +193,11 @@ class TestWhere:
             (None, "where"),
         ]
 
+    def test_a_workload_that_moves(self, written: Written, tmp_path: Path) -> None:
+        written.placed("p", "09")
+        written.placed("q", "09:30", "moved", site_id="T")
+        assert self.sites(written, tmp_path) == [("S", ""), ("T", "")]
+
     def test_a_workload_that_moves_to_an_unknown_site(self, written: Written, tmp_path: Path) -> None:
         written.placed("p", "09")
         written.placed("q", "09:30", "moved", site_id=None)

@@ -233,10 +233,10 @@ class TestQuantity:
 
 def test_a_serial_in_two_open_allocations(tmp_path: Path) -> None:
     written = Written()
-    written.allocated("x1", "09", "X", serials=["1", "2", "3", "3"])
+    written.allocated("x1", "09", "X", serials=["1", "2", "3", "3", "5"])
     written.allocated("y", "10", "Y", serials=["2", "3"])
-    written.allocated("x2", "11", "X", serials=["1"])  # its own, and no longer 2
-    written.allocated("z", "12", "Z", serials=["2", "1"])
+    written.allocated("x2", "11", "X", serials=["1"])  # its own, and no longer 2 and 5
+    written.allocated("z", "12", "Z", serials=["2", "1", "5"])
     written.released("r", "13", "Z")
     written.allocated("v", "13", "V", serials=["1", "2", "4"])
     assert written.judge(tmp_path).rule(DOUBLE) == {
@@ -309,6 +309,17 @@ def test_access_after_release(tmp_path: Path) -> None:
         "allocation:X": ["at release", "later", "both", "both still"],
         "allocation:Y": ["never allocated"],
     }
+
+
+@pytest.mark.parametrize(("last", "fires"), [("09:10:59.999999", False), ("09:11", True)])
+def test_access_after_release_is_decided_at_its_time(tmp_path: Path, last: str, fires: bool) -> None:
+    written = Written()
+    written.allocated("x", "08")
+    written.released("r", "09")
+    written.access("a", "09:01", party_id="P")
+    written.access("b", last, "closed")
+    answer = written.judge(tmp_path, last)
+    assert answer.states(AFTER_RELEASE) == ({"allocation:X": "confirmed"} if fires else {})
 
 
 def test_access_without_an_allocation(tmp_path: Path) -> None:

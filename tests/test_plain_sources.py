@@ -56,6 +56,19 @@ class TestHoles:
         written.allocated("not", "09:01", source="s", source_seq=1)
         assert written.judge(tmp_path).rule(HOLE) == {"source:s|first:2": ["later in order"]}
 
+    def test_the_last_one_by_time_whatever_its_offset(self, tmp_path: Path) -> None:
+        written = Written()
+        written.access("late", "09:02", source_seq=1)
+        written.placed("early", "09:01", source="s", source_seq=1)
+        written.access("end", "09:03", source_seq=3)
+        assert written.judge(tmp_path).rule(HOLE) == {"source:s|first:2": ["late"]}
+
+    def test_of_several_after_it_the_first_one_counts(self, tmp_path: Path) -> None:
+        written = Written()
+        numbered(written, 1, 3, 3)
+        written.version("source", source="s", sequenced=False, valid_from="09:02")
+        assert written.judge(tmp_path).rule(HOLE) == {"source:s|first:2": ["s0"]}
+
     def test_a_duplicate_is_not_the_event_before(self, tmp_path: Path) -> None:
         written = Written()
         written.access("x", "09", source_seq=1)
@@ -185,6 +198,13 @@ class TestExpected:
         written.version("source", source="t", silence_limit_s=10799)
         assert self.expect(written, tmp_path) == {since("t", "00:00:00", "2026-01-01"): []}
 
+    def test_the_limit_is_that_where_the_count_starts(self, tmp_path: Path) -> None:
+        written = Written()
+        for source, first, then in [("s", 60, 86400), ("t", 86400, 60)]:
+            written.version("source", source=source, silence_limit_s=first)
+            written.version("source", source=source, version=2, silence_limit_s=then, valid_from="09")
+        assert self.expect(written, tmp_path) == {since("t", "00:00:00", "2026-01-01"): []}
+
     def test_a_tombstone_may_be_the_first_broker_time(self, tmp_path: Path) -> None:
         written = Written()
         written.version("source", source="s", silence_limit_s=10800)
@@ -219,7 +239,9 @@ class TestExpected:
         written.version("source", source="s", valid_to="2026-01-01 00")
         written.version("source", source="t")
         written.tombstone("source", "2025-12-31 00", source="t")
-        assert self.expect(written, tmp_path) == {}
+        written.version("source", source="u", valid_to="2025-12-31 00")
+        written.version("source", source="u", version=2, valid_from="10")
+        assert self.expect(written, tmp_path) == {since("u", "10:00:00"): []}
 
     def test_silent_before_the_first_event(self, tmp_path: Path) -> None:
         written = Written()

@@ -1,9 +1,11 @@
-"""Timelines: the rules' own tests as readable text, run through the same pure middle as live records.
+"""Timelines: the rules' own tests as readable text; `rules.playing` plays them.
 
-A timeline is lines of `[time] [@arrival] record [tombstone] [{fields}]`, e.g.
+A timeline is lines of `[time] [@arrival] record [tombstone|rejected] [{fields}]`, perhaps closed by a last
+tick, e.g.
 
     party {"status": "suspended"}
     10:00 @10:20 access {"action": "call"}
+    until 11:00
 
 Fields are merged over the good world of `baseline.toml`; null takes one out. docs/writing-a-rule.md has the
 rest.
@@ -11,30 +13,27 @@ rest.
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from itertools import groupby
 from pathlib import Path
 
 import orjson
-import pyarrow as pa
 
-from rules.judge import Judge
-from rules.pipeline import Landing, admit_references, judge_events
-from rules.references import References
-from rules.rule import Rule, RuleTest
 from schemas.errors import SekishoError
 from schemas.events import EVENTS
 from schemas.record import Record
 from schemas.reference import REFERENCES
-from schemas.tables import FETCHED
 
 _RECORDS: Mapping[str, Record] = {r.name: r for r in (*EVENTS.values(), *REFERENCES.values())}
+BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+"""The arrival of reference records whose line says none."""
+
 _LINE = re.compile(
     r"(?:(?P<at>\d\S*)\s+)?(?:@(?P<arrival>\d\S*)\s+)?"
-    r"(?P<record>[a-z]+)(?P<tombstone>\s+tombstone)?(?:\s+(?P<fields>\{.*\}))?"
+    r"(?P<record>[a-z]+)(?:\s+(?P<mark>tombstone|rejected))?(?:\s+(?P<fields>\{.*\}))?"
 )
+_UNTIL = re.compile(r"until\s+(?P<at>\d\S*)")
 
 
 class TimelineError(SekishoError):
@@ -43,17 +42,34 @@ class TimelineError(SekishoError):
 
 @dataclass(frozen=True)
 class Step:
-    """One record of a timeline. `value` None is a tombstone; `arrival` is when the broker gets it."""
+    """One record of a timeline.
+
+    `value` None is a tombstone; `arrival` is when the broker gets it, `late` whether its line says so;
+    `rejected` means that the contract refuses it, and that the timeline knows.
+    """
 
     line: int
     record: Record
     key: str
     value: Mapping[str, object] | None
     arrival: datetime
+    late: bool = False
+    rejected: bool = False
 
     @property
     def bytes(self) -> bytes | None:
         return None if self.value is None else orjson.dumps(self.value)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Records in order of arrival, and the last tick.
+
+    Without a tick the watermark is the greatest event time at the end, as in a scan of files.
+    """
+
+    steps: tuple[Step, ...]
+    until: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -69,11 +85,6 @@ class Baseline:
             return self.events[record.name]
         return self.references[record.name][0] if self.references.get(record.name) else {}
 
-    @property
-    def beginning(self) -> datetime:
-        """The arrival of reference records whose line says none."""
-        return datetime(1970, 1, 1, tzinfo=UTC)
-
 
 def load_baseline(path: Path = Path(__file__).parent / "baseline.toml") -> Baseline:
     document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -84,7 +95,7 @@ def load_baseline(path: Path = Path(__file__).parent / "baseline.toml") -> Basel
     )
 
 
-def parse(timeline: str, baseline: Baseline) -> list[Step]:
+def parse(timeline: str, baseline: Baseline) -> Timeline:
     """The records of a timeline with those of the baseline that it does not replace, in order of arrival.
 
     A reference line replaces the baseline's record of the same id; further lines of that id are its next
@@ -95,11 +106,21 @@ def parse(timeline: str, baseline: Baseline) -> list[Step]:
     """
     steps: list[Step] = []
     versions: dict[tuple[str, str], int] = {}
-    for number, text in enumerate(timeline.splitlines(), 1):
-        if text.strip() and not text.lstrip().startswith("#"):
-            steps.append(_step(number, text.strip(), baseline, versions))
+    until: datetime | None = None
+    for number, line in enumerate(timeline.splitlines(), 1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        if until is not None:
+            raise TimelineError(f"line {number}: nothing comes after until; move it up")
+        last = _UNTIL.fullmatch(text)
+        if last is not None:
+            until = _moment(last["at"], baseline.day, number)
+        else:
+            steps.append(_step(number, text, baseline, versions))
     steps += _rest_of_world(baseline, {key for key, count in versions.items() if count})
-    return sorted(steps, key=lambda step: (step.arrival, step.record.is_event, step.line))
+    ordered = sorted(steps, key=lambda step: (step.arrival, step.record.is_event, step.line))
+    return Timeline(tuple(ordered), until)
 
 
 def _rest_of_world(baseline: Baseline, replaced: set[tuple[str, str]]) -> list[Step]:
@@ -109,7 +130,7 @@ def _rest_of_world(baseline: Baseline, replaced: set[tuple[str, str]]) -> list[S
         for row in rows:
             key = _key(record, row)
             if (name, key) not in replaced:
-                steps.append(Step(0, record, key, row, baseline.beginning))
+                steps.append(Step(0, record, key, row, BEGINNING))
     return steps
 
 
@@ -123,23 +144,24 @@ def _step(number: int, text: str, baseline: Baseline, versions: dict[tuple[str, 
     at = _moment(match["at"], baseline.day, number)
     arrival = _moment(match["arrival"], baseline.day, number)
     fields = _fields(match["fields"], number)
+    rejected = match["mark"] == "rejected"
     if record.is_event:
-        if at is None or match["tombstone"]:
+        if at is None or match["mark"] == "tombstone":
             raise TimelineError(f"line {number}: an event needs a time and is no tombstone; correct it")
         start: dict[str, object] = {"event_id": f"e{number}", "occurred_at": _text(at)}
         value = _merge({**start, **baseline.template(record)}, fields)
-        return Step(number, record, _event_key(value), value, arrival or at)
+        return Step(number, record, _event_key(value), value, arrival or at, arrival is not None, rejected)
     value = _merge(baseline.template(record), fields)
     key = (record.name, _key(record, value))
-    if match["tombstone"]:
+    if match["mark"] == "tombstone":
         if arrival is None:
             raise TimelineError(f"line {number}: a tombstone needs its arrival, e.g. @10:00; add it")
-        return Step(number, record, key[1], None, arrival)
-    versions[key] = versions.get(key, 0) + 1
+        return Step(number, record, key[1], None, arrival, late=True)
+    versions[key] = versions.get(key, 0) + (not rejected)
     value = _merge({**value, "version": versions[key]}, {"version": fields.get("version", versions[key])})
     if at is not None:
         value["valid_from"] = _text(at)
-    return Step(number, record, key[1], value, arrival or baseline.beginning)
+    return Step(number, record, key[1], value, arrival or BEGINNING, arrival is not None, rejected)
 
 
 def _names() -> str:
@@ -185,87 +207,3 @@ def _moment(text: str | None, day: date, number: int) -> datetime | None:
 
 def _text(moment: datetime) -> str:
     return moment.isoformat(timespec="microseconds")
-
-
-def fetched(record: Record, steps: Sequence[Step], first_offset: int) -> pa.RecordBatch:
-    """The steps of one record kind as read from partition 0 of its topic (columns of FETCHED)."""
-    rows: list[dict[str, object]] = [
-        {
-            "topic": record.topic,
-            "topic_id": "timeline",
-            "partition": 0,
-            "offset": offset,
-            "broker_time": step.arrival,
-            "key": step.key.encode(),
-            "headers": [],
-            "value": step.bytes,
-        }
-        for offset, step in enumerate(steps, first_offset)
-    ]
-    return pa.RecordBatch.from_pylist(rows, schema=FETCHED)
-
-
-def play(steps: Iterable[Step], judge: Judge) -> set[str]:
-    """Lets the records arrive in order and returns the `rule_id subject` of all that fired at landing.
-
-    Raises:
-        TimelineError: a record is rejected, which a timeline never means.
-    """
-    references = References(judge.columns)
-    offsets: dict[str, int] = {}
-    fired: set[str] = set()
-    for record, group in groupby(steps, key=lambda step: step.record):
-        batch = list(group)
-        first = offsets.get(record.topic, 0)
-        offsets[record.topic] = first + len(batch)
-        rows = fetched(record, batch, first)
-        if record.is_event:
-            landing = judge_events(record, rows, references, judge)
-        else:
-            landing = admit_references(record, rows, references)
-            references.add(record, landing.typed)
-        _refuse_rejected(landing, batch)
-        found = landing.findings
-        fired |= {
-            f"{rule} {about}"
-            for rule, about in zip(*map(_list, (found["rule_id"], found["subject"])), strict=True)
-        }
-    return fired
-
-
-def _list(column: pa.Array) -> list[str]:
-    values: list[str] = column.to_pylist()
-    return values
-
-
-def _refuse_rejected(landing: Landing, batch: Sequence[Step]) -> None:
-    for step, reason in zip(batch, landing.raw["reason"].to_pylist(), strict=True):
-        if reason is not None:
-            raise TimelineError(
-                f"line {step.line}: the {step.record.name} record is rejected as {reason}; correct it"
-            )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one test went: what did not fire and should, what fired and should not, or why it cannot run."""
-
-    rule_id: str
-    test: str
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    error: str | None = None
-
-    @property
-    def passed(self) -> bool:
-        return not (self.missing or self.unexpected or self.error)
-
-
-def run_test(rule: Rule, test: RuleTest, judge: Judge, baseline: Baseline) -> Outcome:
-    """Plays one timeline; every rule of `judge` is judged on it, and the whole set must be as stated."""
-    try:
-        fired = play(parse(test.timeline, baseline), judge)
-    except SekishoError as error:
-        return Outcome(rule.id, test.name, error=str(error))
-    expected = set(test.fires)
-    return Outcome(rule.id, test.name, tuple(sorted(expected - fired)), tuple(sorted(fired - expected)))

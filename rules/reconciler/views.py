@@ -41,8 +41,8 @@ def run(con: duckdb.DuckDBPyConnection, queries: Iterable[Query]) -> None:
     filled: dict[str, bool] = {}
     for query in queries:
         if query.table not in filled:
-            row = con.execute(f'SELECT count(*) FROM "{query.table}"').fetchone()
-            filled[query.table] = bool(row and row[0])
+            ((rows,),) = con.execute(f'SELECT count(*) FROM "{query.table}"').fetchall()
+            filled[query.table] = rows > 0
         if filled[query.table]:
             _run(con, query)
 

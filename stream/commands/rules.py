@@ -15,12 +15,13 @@ from rich.text import Text
 
 from rules import vocabulary
 from rules.citations import MARKS, load_citations
-from rules.judge import Judge, is_judged, translate
+from rules.judge import is_judged, translate
 from rules.lint import Problem, lint
 from rules.lock import write_lock
+from rules.playing import Outcome, run_test
 from rules.query import compile_rule, is_query
 from rules.rule import ROOT, Rule, load_all
-from rules.timeline import Outcome, load_baseline, run_test
+from rules.timeline import load_baseline
 from schemas.errors import UsageError
 from schemas.events import EVENTS
 
@@ -92,13 +93,13 @@ def show(rule_id: str, root: Path, as_json: bool) -> None:
 def test(rule_id: str | None, root: Path, as_json: bool) -> None:
     """Run the rules' timelines; every rule is judged on each. Exits 1 if one fails."""
     rules = load_all(root)
-    judge, baseline = Judge(rules), load_baseline()
+    baseline = load_baseline()
     chosen = rules if rule_id is None else (_find(rules, rule_id),)
     work = [(rule, one) for rule in chosen for one in rule.tests]
     steps = track(
         work, "timelines", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
     )
-    outcomes = [run_test(rule, one, judge, baseline) for rule, one in steps]
+    outcomes = [run_test(rule, one, rules, baseline) for rule, one in steps]
     if as_json:
         print(json.dumps([{**asdict(outcome), "passed": outcome.passed} for outcome in outcomes], indent=1))
     else:
@@ -221,7 +222,7 @@ def _show_outcomes(outcomes: Sequence[Outcome]) -> None:
     failed = [outcome for outcome in outcomes if not outcome.passed]
     for outcome in failed:
         print(f"FAILED {outcome.rule_id}: {outcome.test}")
-        for sign, lines in (("did not fire", outcome.missing), ("fired unexpectedly", outcome.unexpected)):
+        for sign, lines in (("does not hold", outcome.missing), ("holds unexpectedly", outcome.unexpected)):
             for line in lines:
                 print(f"  {sign}: {line}")
         if outcome.error:

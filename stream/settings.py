@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -244,21 +245,26 @@ def _number(kind: Any, value: Any, least: float, where: str) -> int | float:
     return number
 
 
-def options(names: Collection[str] = tuple(FIELDS)) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a click command one option for each of these settings that is no secret, and `--config`."""
+def options(
+    names: Collection[str] = tuple(FIELDS), shown: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a click command one option for each of these settings that is no secret, and `--config`.
+
+    `shown` are defaults that the command replaces by its own, as its help shall tell them.
+    """
 
     def give(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, item in reversed(FIELDS.items()):
             if name in names and not item.metadata.get("secret"):
-                command = _option(name, item)(command)
+                command = _option(name, item, shown.get(name))(command)
         about = "TOML file of settings, with _ for - in their names; secrets go there or in the environment."
         return click.option("--config", type=click.Path(path_type=Path), help=about)(command)
 
     return give
 
 
-def _option(name: str, item: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    shown: Any = item.default if item.default not in ("", ()) else None
+def _option(name: str, item: Any, default: str | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    shown: Any = default or (item.default if item.default not in ("", ()) else None)
     choices: Sequence[str] | None = item.metadata.get("choices")
     return click.option(
         f"--{name.replace('_', '-')}",

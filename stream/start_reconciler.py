@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import signal
 from pathlib import Path
@@ -16,7 +15,6 @@ from schemas.errors import SekishoError
 from schemas.events import EVENTS
 from sinks.findings import TOPIC as FINDINGS
 from sinks.lake import Lake
-from sinks.metrics import DEFAULT_HOST, DEFAULT_PORT
 from sinks.reconciler_metrics import ReconcilerMetrics
 from stream.reconciler import ReconcilerProcess
 from stream.reconciling import Reconciling
@@ -25,9 +23,6 @@ from stream.start import existing_topics
 from stream.state_folder import ActiveLock, StateFolder, claim
 from stream.topics import TICK
 
-WORKERS_METRICS = f"{DEFAULT_HOST}:{DEFAULT_PORT}"
-METRICS = f"{DEFAULT_HOST}:{DEFAULT_PORT + 1}"  # where nothing is said: a worker may run beside it
-
 
 def run(settings: Settings, state: Path | None, tick_seconds: float) -> None:
     """Run a reconciler until SIGTERM or Ctrl-C.
@@ -35,8 +30,6 @@ def run(settings: Settings, state: Path | None, tick_seconds: float) -> None:
     Raises SekishoError when it cannot start, or cannot go on.
     """
     logging.basicConfig(level=settings.log, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    if settings.metrics == WORKERS_METRICS:
-        settings = dataclasses.replace(settings, metrics=METRICS)
     existing_topics(settings, [*EVENTS, FINDINGS, *([TICK] if tick_seconds else [])])
     lake = Lake.open(settings.lake)
     with claim(lake.path, state) as folder, contextlib.closing(ActiveLock(lake.path)) as lock:

@@ -152,4 +152,5 @@ def _unreadable(file: Path, error: Exception) -> SekishoError:
 
 
 def _concat(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
-    return pa.concat_tables([schema.empty_table(), *tables])
+    filled = [table for table in tables if table.num_rows]
+    return pa.concat_tables(filled) if filled else schema.empty_table()

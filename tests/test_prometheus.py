@@ -21,7 +21,7 @@ from deploy.install_prometheus import Programs
 from deploy.local_kafka import LocalKafka
 from sinks.metrics import DEFAULT_HOST, DEFAULT_PORT, Metrics
 from sinks.reconciler_metrics import ReconcilerMetrics
-from stream.start_reconciler import METRICS
+from stream.commands.reconciler import METRICS
 from tests.topics import delete_custody_topics
 
 FOLDER = Path(install_prometheus.__file__).with_name("prometheus")

@@ -1,5 +1,6 @@
 """`sekisho reconciler`: find what takes more than one record, or the passing of time."""
 
+import dataclasses
 import signal
 import sys
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any
 import click
 
 from schemas.errors import UsageError
-from stream.settings import load, options
+from sinks.metrics import DEFAULT_HOST, DEFAULT_PORT
+from stream.settings import FIELDS, load, options
 
+METRICS = f"{DEFAULT_HOST}:{DEFAULT_PORT + 1}"  # a worker may run beside it
 NAMES = (
     *("brokers", "lake", "security_protocol", "sasl_mechanism", "sasl_username"),
     *("ssl_ca", "ssl_certificate", "ssl_key", "metrics", "broker_away_seconds", "partitions", "log"),
@@ -17,7 +20,7 @@ NAMES = (
 
 
 @click.command("reconciler")
-@options(NAMES)
+@options(NAMES, {"metrics": METRICS})
 @click.option(
     "--state",
     type=click.Path(path_type=Path),
@@ -43,4 +46,7 @@ def command(config: Path | None, state: Path | None, tick_seconds: float, **give
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # nothing has been done yet
     from stream.start_reconciler import run
 
-    run(load(given, config), state, tick_seconds)
+    settings = load(given, config)
+    if settings.metrics == FIELDS["metrics"].default:
+        settings = dataclasses.replace(settings, metrics=METRICS)
+    run(settings, state, tick_seconds)

@@ -41,8 +41,8 @@ def connect(folder: Path | None, memory_limit: str = "1500MB") -> duckdb.DuckDBP
 
 def get(con: duckdb.DuckDBPyConnection, name: str) -> int | None:
     """A remembered number, None if there is none."""
-    row = con.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchone()
-    return None if row is None else row[0]
+    rows = con.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchall()
+    return rows[0][0] if rows else None
 
 
 def put(con: duckdb.DuckDBPyConnection, name: str, value: int) -> None:

@@ -1,0 +1,223 @@
+"""One step of the reconciler: what landed since the last one in, what was found out.
+
+The steps' boundaries do not matter: after the same records and versions the same holds, however they were
+cut. Pure: no clock (`at` is handed in), no lake; what is remembered is in the state's tables.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+
+from rules.judge import Judge
+from rules.reconciler import (
+    chain,
+    completed,
+    context,
+    coverage,
+    duplicates,
+    findings,
+    intervals,
+    reach,
+    scope,
+    sources,
+    state,
+    store,
+    views,
+    watermark,
+)
+from rules.reconciler.given import StepInput, StepOutput
+from rules.reconciler.seen import Seen
+from rules.reconciler.watermark import Mark
+from rules.references import References
+from rules.rule import Rule
+from rules.suppressions import Suppression
+from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
+from schemas.reference import SOURCE
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_STEP_TABLES = """
+CREATE OR REPLACE TEMP TABLE desired (
+  rule_id VARCHAR, subject VARCHAR, topic VARCHAR, "partition" INTEGER, "offset" BIGINT, source VARCHAR,
+  event_id VARCHAR, t TIMESTAMP, due TIMESTAMP, party_id VARCHAR, allocation_id VARCHAR, confirmed BOOLEAN);
+CREATE OR REPLACE TEMP TABLE judged_row (topic VARCHAR, "partition" INTEGER, "offset" BIGINT);
+CREATE OR REPLACE TEMP TABLE judged_chain (topic VARCHAR, "partition" INTEGER, "offset" BIGINT);
+CREATE OR REPLACE TEMP TABLE judged_subject (rule_id VARCHAR, subject VARCHAR);
+CREATE OR REPLACE TEMP TABLE judged_id (source VARCHAR, event_id VARCHAR);
+CREATE OR REPLACE TEMP TABLE stale_commit ("commit" INTEGER);
+"""
+"""What the judging modules fill: what was found for the scope, and what was judged, so that whatever of it is
+not found any more ceases to hold."""
+
+
+class Reconciler:
+    """The engine over one state. `references` are to be filled by whoever opens a state that has covered
+    commits before; versions known early do no harm."""
+
+    def __init__(
+        self,
+        folder: Path | None,
+        rules: Sequence[Rule],
+        suppressions: Sequence[Suppression] = (),
+        judge: Judge | None = None,
+    ) -> None:
+        """Opens the working state in `folder`, or in memory; `judge` is one that has compiled these rules.
+
+        Raises SekishoError when the state cannot be used.
+        """
+        self._con = state.connect(folder)
+        self._suppressions = tuple(suppressions)
+        self._judge = judge or Judge(rules)
+        self.references = References(self._judge.columns | context.COLUMNS | coverage.COLUMNS)
+        for module in (store, intervals, reach, duplicates, sources, watermark, coverage):
+            module.create(self._con)
+        findings.create(self._con, rules)
+        views.create(self._con)
+        self._queries = views.compile_all(rules)
+        self._seen = Seen(self._con, folder)
+
+    @property
+    def position(self) -> int:
+        """The raw version covered so far, 0 for none."""
+        return state.get(self._con, "raw_version") or 0
+
+    @property
+    def settled_step(self) -> int:
+        """The lake's step that the state has absorbed, 0 for none."""
+        return state.get(self._con, "settled_step") or 0
+
+    def step(self, given: StepInput, settle: bool, at: datetime, final: bool = False) -> StepOutput:
+        """Takes in what landed; to be followed by `commit` or `rollback`.
+
+        Without `settle` nothing is decided or put out but duplicates: a later settling step does it. `at`
+        (with a zone) is the wall time that goes into `detected_at`; `final` puts out what otherwise is held
+        back for a minute.
+        """
+        self._con.execute("BEGIN")
+        self._con.execute(_STEP_TABLES)
+        self._learn(given)
+        found = self._take(given)
+        scope.build(self._con)
+        store.keep(self._con, ALLOCATION)
+        chain.follow(self._con)
+        completed.judge_rows(self._con, self.references, self._judge)
+        context.build(self._con, self.references)
+        mark = self._look_at_sources(given)
+        views.run(self._con, self._queries)
+        findings.absorb_workers(self._con, given.firings)
+        findings.replace(self._con)
+        store.keep(self._con, ACCESS)
+        store.keep(self._con, PLACEMENT)
+        coverage.note(self._con)
+        state.put(self._con, "raw_version", given.raw_version)
+        if not settle:
+            return StepOutput(duplicates=found.duplicates)
+        return replace(self._settle(mark, at, final), duplicates=found.duplicates)
+
+    def commit(self, settled_step: int | None = None) -> None:
+        """Keeps the step, and the number under which it was settled in the lake."""
+        if settled_step is not None:
+            state.put(self._con, "settled_step", settled_step)
+        self._con.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Takes the step back; versions learned stay known, which does no harm."""
+        self._con.execute("ROLLBACK")
+
+    def absorb(self, events: pa.Table, history: pa.Table, step: int, mark: int | None) -> None:
+        """Takes what the lake says of findings as put out already: up to `step`, with watermark `mark`.
+
+        `events`: the latest row of each event of each finding; `history`: the latest row of each finding.
+        Between steps; keeps it at once.
+        """
+        self._con.execute("BEGIN")
+        findings.absorb_lake(self._con, events, history)
+        if mark is not None:
+            watermark.set_back(self._con, mark)
+            self._cover(step, mark)
+        self.commit(step)
+
+    def checkpoint(self) -> None:
+        """Writes the state's file out."""
+        self._con.execute("CHECKPOINT")
+
+    def close(self) -> None:
+        self._con.close()
+
+    def _learn(self, given: StepInput) -> None:
+        """New reference versions, and which commits were judged without them."""
+        reach.follow(self._con, given.references)
+        for record, versions in given.references:
+            self.references.add(record, versions)
+            if record.name == SOURCE.name:
+                sources.add_versions(self._con, versions)
+        for (topic, partition), offset in given.read.items():
+            self.references.note_read(topic, partition, offset)
+        for index, known in enumerate(given.known):
+            if any(
+                known.get(partition, 0) < offset
+                for partition, offset in self.references.known.items()
+                if partition[0] in reach.TOPICS
+            ):
+                self._con.execute("INSERT INTO stale_commit VALUES (?)", [index])
+
+    def _take(self, given: StepInput) -> duplicates.Found:
+        """Sorts out duplicates; what is new becomes `new_*`, what turns out to be one `gone_*`."""
+        found = duplicates.find(self._con, self._seen, given.events)
+        originals = {
+            record.name: given.events[record.name].filter(pa.array(found.original[record.name]))
+            for record in EVENTS.values()
+        }
+        store.take_new(self._con, originals)
+        store.take_gone(self._con, found.gone)
+        return found
+
+    def _look_at_sources(self, given: StepInput) -> Mark:
+        self._con.register("rejected_rows", given.rejected)
+        self._con.execute(
+            "CREATE OR REPLACE TEMP TABLE scope_rejected AS "
+            'SELECT topic, "partition", "offset", reason FROM rejected_rows'
+        )
+        self._con.unregister("rejected_rows")
+        sources.add(self._con)
+        mark = watermark.advance(
+            self._con, given.broker_first, given.broker_last, given.tick, given.unread, given.clock
+        )
+        sources.judge(self._con, mark.first, mark.latest)
+        return mark
+
+    def _settle(self, mark: Mark, at: datetime, final: bool) -> StepOutput:
+        con, now = self._con, mark.watermark
+        emission = findings.settle(
+            con,
+            now,
+            (at - _EPOCH) // timedelta(microseconds=1),
+            final,
+            self.references.known,
+            self._suppressions,
+        )
+        pieces = self._cover(self.settled_step + 1, now)
+        lively = watermark.lively(con, mark.latest)
+        return StepOutput(
+            events=emission.events,
+            history=emission.history,
+            published=emission.published,
+            coverage=pieces,
+            watermark=now,
+            latest_broker_time=mark.latest,
+            late=mark.late,
+            open_findings={(rule, severity): n for rule, severity, n in findings.open_counts(con)},
+            coverage_by_site={} if now is None else coverage.ratios(con),
+            live_sources=len(lively.live),
+            silent_sources=len(lively.silent),
+        )
+
+    def _cover(self, step: int, now: int | None) -> pa.Table:
+        """The coverage pieces that the watermark has passed since the last time."""
+        return coverage.update(self._con, self.references, now, step, self._events_of)
+
+    def _events_of(self, stream: str, table: str, column: str) -> str:
+        return store.events_of(self._con, EVENTS[f"custody.{stream}"], table, column)

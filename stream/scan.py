@@ -1,6 +1,7 @@
-"""`sekisho scan`: the worker's pipeline over files, without Kafka (contract section 6)."""
+"""`sekisho scan`: the worker's pipeline and the reconciler over files, without Kafka (contract section 6)."""
 
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,27 +12,42 @@ import pyarrow.compute as pc
 
 from rules.judge import Judge
 from rules.pipeline import Landing, admit_references, judge_events
+from rules.reconciler.given import Clock, StepOutput
+from rules.reconciler.step import Reconciler
 from rules.references import References
+from rules.rule import Rule
+from rules.suppressions import Suppression, load_suppressions
 from schemas.errors import SekishoError, UsageError
 from schemas.events import EVENTS
-from schemas.record import Record
+from schemas.record import TIME, Record
 from schemas.reference import REFERENCES
 from schemas.tables import FETCHED
 from sinks.lake import Lake
+from stream.reconciling import Reconciling
 
 BATCH_BYTES = 16 << 20
 COMMIT_BYTES = 256 << 20
+MEMORY_BYTES = 64 << 20  # of records, up to which the reconciler's state is kept in memory
 PARTITION = 0
 
 
 @dataclass
 class Summary:
-    """What a scan did: counts by stream, and findings by rule id."""
+    """What a scan did.
+
+    `read`, `rejected` and `duplicates` count records by stream, `findings` by rule id what fired at landing,
+    `states` by rule id and state the findings there are in the end. `coverage` is accelerator-seconds with
+    all four links over all of them, None where there are none; `watermark` a time as text, None without
+    events.
+    """
 
     read: dict[str, int] = field(default_factory=dict)
     rejected: dict[str, int] = field(default_factory=dict)
     duplicates: dict[str, int] = field(default_factory=dict)
     findings: dict[str, int] = field(default_factory=dict)
+    states: dict[str, dict[str, int]] = field(default_factory=dict)
+    coverage: float | None = None
+    watermark: str | None = None
 
     def add(self, landing: Landing) -> None:
         name = landing.record.name
@@ -43,15 +59,25 @@ class Summary:
             rule = counted["values"]
             self.findings[rule] = self.findings.get(rule, 0) + counted["counts"]
 
+    def conclude(self, output: StepOutput) -> None:
+        for counted in output.duplicates["topic"].value_counts().to_pylist():
+            self.duplicates[EVENTS[counted["values"]].name] += counted["counts"]
+        counts = output.history.group_by(["rule_id", "state"]).aggregate([([], "count_all")])
+        for row in counts.sort_by([("rule_id", "ascending"), ("state", "ascending")]).to_pylist():
+            self.states.setdefault(row["rule_id"], {})[row["state"]] = row["count_all"]
+        self.coverage = coverage(output.coverage)
+        if output.watermark is not None:
+            self.watermark = pa.scalar(output.watermark, TIME).as_py().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
 
 def scan(
     source: Path,
     lake: Path,
-    judge: Judge,
+    rules: Sequence[Rule],
     until: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Summary:
-    """Judge the NDJSON files of `source` into a new lake.
+    """Judge the NDJSON files of `source` into a new lake, and conclude what takes more than one record.
 
     `until` (µs UTC) is the last tick's time: an event's stand-in for broker time is the lesser of its own
     time and this. `progress` is told the bytes read as they are read.
@@ -65,13 +91,49 @@ def scan(
     target = Lake.open(lake)
     if not target.is_empty():
         raise UsageError(f"{lake} already holds records; scan into a new lake")
+    judge = Judge(rules)
     references = References(judge.columns)
     summary = Summary()
+    size = 0
     for record in (*REFERENCES.values(), *EVENTS.values()):
         file = source / f"{record.name}.ndjson"
         if file.exists():
+            size += file.stat().st_size
             _land_file(file, record, target, references, judge, until, summary, progress)
+    del references
+    summary.conclude(conclude(target, rules, load_suppressions(), size, until))
     return summary
+
+
+def conclude(
+    lake: Lake,
+    rules: Sequence[Rule],
+    suppressions: Sequence[Suppression],
+    size: int,
+    until: int | None = None,
+    clock: Clock | None = None,
+) -> StepOutput:
+    """Reconcile a lake that all has landed in, in one settled step (see `Reconciling.conclude`).
+
+    The state is kept in memory where the records' `size` in bytes allows it, else in a temporary folder.
+    """
+    with tempfile.TemporaryDirectory(prefix="sekisho-") as folder:
+        engine = Reconciler(Path(folder) if size > MEMORY_BYTES else None, rules, suppressions)
+        reconciling = Reconciling(lake, engine)
+        try:
+            return reconciling.conclude(datetime.now(UTC), until, clock)
+        finally:
+            reconciling.close()
+
+
+def coverage(pieces: pa.Table) -> float | None:
+    """Accelerator-seconds of these pieces with all four links over all of them; None where there are none."""
+    pieces = pieces.filter(pc.field("from_at").is_valid())
+    seconds = pc.subtract(pieces["to_at"].cast(pa.int64()), pieces["from_at"].cast(pa.int64()))
+    weights = pc.multiply(seconds.cast(pa.float64()), pieces["accelerators"].cast(pa.float64(), safe=False))
+    whole = pc.sum(weights).as_py()
+    covered = pc.sum(weights.filter(pc.equal(pc.list_value_length(pieces["reasons"]), 0))).as_py()
+    return (covered or 0.0) / whole if whole else None
 
 
 def _land_file(

@@ -71,7 +71,8 @@ class Expected:
             places[record.topic, record.partition].append(record)
         self.ends = {place: len(records) for place, records in places.items()}
         self._references = References()
-        self._judge = Judge(load_all())
+        self._rules = load_all()
+        self._judge = Judge(self._rules)
         self.landings: defaultdict[str, list[Landing]] = defaultdict(list)
         for topic in (*REFERENCES, *EVENTS):
             for place in sorted(place for place in places if place[0] == topic):
@@ -98,7 +99,7 @@ class Expected:
         source.mkdir()
         for topic, values in lines.items():
             (source / f"{topic.removeprefix('custody.')}.ndjson").write_bytes(b"".join(values))
-        scan(source, folder / "scanned", self._judge)
+        scan(source, folder / "scanned", self._rules)
         for topic in EVENTS:
             name = EVENTS[topic].name
             expected = pa.Table.from_batches([landing.typed for landing in self.landings[topic]])

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rules.judge import Judge
 from rules.rule import load_all
 from schemas.errors import UsageError
 from schemas.events import EVENTS
@@ -35,7 +34,8 @@ def _until(_: click.Context, __: click.Parameter, text: str | None) -> int | Non
 @click.option("--until", callback=_until, help="Judge as if a last tick came at this time (with an offset).")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 def command(source: Path, lake: Path, until: int | None, as_json: bool) -> None:
-    """Run the pipeline over files: reference records first, then every event, into a new lake.
+    """Run the pipeline over files: reference records first, then every event, then the reconciler, into a
+    new lake.
 
     The folder may hold allocation, access, placement, party, principal, authorization, site, asset, source
     and screening, each as .ndjson. A file's line number is its record's offset. Exits 0 when all was
@@ -47,22 +47,26 @@ def command(source: Path, lake: Path, until: int | None, as_json: bool) -> None:
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
         task = bar.add_task("reading", total=sum(sizes))
-        summary = scan(source, lake, Judge(load_all()), until, lambda n: bar.advance(task, n))
+        summary = scan(source, lake, load_all(), until, lambda n: bar.advance(task, n))
     if as_json:
         print(json.dumps(vars(summary)))
     else:
-        _show(summary, lake)
+        show(summary)
+        click.echo(f'Look further: sekisho sql --lake {lake} "FROM finding ORDER BY events DESC"')
 
 
-def _show(summary: Summary, lake: Path) -> None:
+def show(summary: Summary) -> None:
+    """Print what was read and found as tables."""
     console = Console()
     landed = Table("stream", "read", "rejected", "duplicates")
     for name, read in summary.read.items():
         landed.add_row(name, f"{read:,}", f"{summary.rejected[name]:,}", f"{summary.duplicates[name]:,}")
     console.print(landed)
-    if summary.findings:
-        found = Table("rule", "events", title="What fired at landing")
-        for rule, events in sorted(summary.findings.items(), key=lambda item: -item[1]):
-            found.add_row(rule, f"{events:,}")
+    if summary.states:
+        states = sorted({state for counts in summary.states.values() for state in counts})
+        found = Table("rule", *states, title="Findings")
+        for rule, counts in sorted(summary.states.items(), key=lambda item: -sum(item[1].values())):
+            found.add_row(rule, *(f"{counts.get(state, 0):,}" for state in states))
         console.print(found)
-    click.echo(f'Look further: sekisho sql --lake {lake} "FROM finding ORDER BY events DESC"')
+    if summary.coverage is not None:
+        console.print(f"Coverage: {summary.coverage:.2%} of accelerator-seconds, up to {summary.watermark}")

@@ -47,25 +47,26 @@ class Outcome:
 
 
 def run_test(rule: Rule, test: RuleTest, rules: Sequence[Rule], baseline: Baseline) -> Outcome:
-    """Plays one timeline under all the rules; the whole set of what holds at its end must be as stated.
+    """Plays one timeline under all the rules; the whole set of what holds at its end must be as stated."""
+    try:
+        return compare(rule, test, play(parse(test.timeline, baseline), rules))
+    except SekishoError as error:
+        return Outcome(rule.id, test.name, error=str(error))
+
+
+def compare(rule: Rule, test: RuleTest, states: Mapping[str, str]) -> Outcome:
+    """Holds the states at the end (`rule_id subject` to state) against what a test says.
 
     A line of `fires` may end in a state: `… (provisional)` and `… (confirmed)` hold in that state, `…
     (withdrawn)` and `… (superseded)` no longer hold.
     """
-    try:
-        states = play(parse(test.timeline, baseline), rules)
-    except SekishoError as error:
-        return Outcome(rule.id, test.name, error=str(error))
-    wanted = dict(_line_and_state(line) for line in test.fires)
+    wanted = [(line, *_line_and_state(line)) for line in test.fires]
     missing = [
-        line
-        for line, (name, state) in zip(test.fires, map(_line_and_state, test.fires), strict=True)
-        if states.get(name) not in ((state,) if state else HOLDING)
+        line for line, name, state in wanted if states.get(name) not in ((state,) if state else HOLDING)
     ]
+    expected = {name for _, name, state in wanted if state not in CEASED}
     unexpected = [
-        f"{name} ({state})"
-        for name, state in states.items()
-        if (state in HOLDING and name not in wanted) or (state in HOLDING and wanted[name] in CEASED)
+        f"{name} ({state})" for name, state in states.items() if state in HOLDING and name not in expected
     ]
     return Outcome(rule.id, test.name, tuple(missing), tuple(sorted(unexpected)))
 

@@ -179,10 +179,10 @@ def test_what_arrives_later_counts_in_the_end() -> None:
     }
 
 
-@pytest.mark.parametrize(("until", "states"), [("10:15", {}), ("10:25", {"allocation:AL-1": "confirmed"})])
-def test_the_last_tick_says_what_is_decided(until: str, states: dict[str, str]) -> None:
-    text = f'10:00 allocation\n10:15 allocation {{"allocation_id": "AL-2", "serials": null}}\nuntil {until}'
-    found = play(parse(text, BASELINE), RULES)
+@pytest.mark.parametrize(("last", "states"), [("10:24:59", {}), ("10:25", {"allocation:AL-1": "confirmed"})])
+def test_with_a_last_tick_the_watermark_is_behind_the_sources(last: str, states: dict[str, str]) -> None:
+    other = '{"allocation_id": "AL-2", "serials": null}'
+    found = play(parse(f"10:00 allocation\n{last} allocation {other}\nuntil 10:30", BASELINE), RULES)
     assert found == {f"gap.location.no_placement {subject}": state for subject, state in states.items()}
 
 

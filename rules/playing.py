@@ -84,10 +84,11 @@ def play(timeline: Timeline, rules: Sequence[Rule]) -> dict[str, str]:
     Raises:
         TimelineError: a record is rejected that the timeline does not call so, or the other way round.
     """
-    engine = Reconciler(None, rules)
+    judge = _judge(tuple(rules))
+    engine = Reconciler(None, rules, judge=judge)
     states: dict[str, str] = {}
     try:
-        for given in _inputs(timeline, _judge(tuple(rules))):
+        for given in _inputs(timeline, judge):
             output = engine.step(given, settle=True, at=_EPOCH, final=True)
             engine.commit()
             found = output.history.select(["rule_id", "subject", "revision", "state"]).to_pylist()

@@ -24,7 +24,7 @@ from confluent_kafka import Producer
 from benchmarks.processes import cpu_seconds, machine, peak_mb
 from deploy.local_kafka import LocalKafka
 from sinks.views import connect
-from stream.demo import sekisho
+from stream.processes import sekisho
 from stream.simulation import bench, shipping
 from stream.simulation.messages import Message, merged
 

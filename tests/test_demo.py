@@ -3,6 +3,7 @@
 import json
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from kafka.admin import KafkaAdminClient
 from schemas.errors import SekishoError
 from stream import demo, embedded
 from stream.commands.demo import command
+from stream.outcome import queries
+from stream.processes import sekisho
 from stream.simulation.incident import Incident
 from stream.simulation.simulator import Settings, Simulation, simulate
 
@@ -32,14 +35,16 @@ def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_whole_chain(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     arguments = ["demo", "--out", str(out), *SMALL, "--json"]
-    done = subprocess.run(demo.sekisho(*arguments), capture_output=True, text=True, check=False, timeout=170)
+    done = subprocess.run(sekisho(*arguments), capture_output=True, text=True, check=False, timeout=170)
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
     assert outcome["ok"] and outcome["workers"] == 2
     assert outcome["landed"] == outcome["shipped"] > 3600
     assert (outcome["rejected"], outcome["twice"], outcome["missing"]) == (1, 0, [])
-    assert len(outcome["findings"]) == 29
+    assert outcome["duplicates"] == 5
+    assert len(outcome["findings"]) == 41
     assert all(finding["sentence"] for finding in outcome["findings"])
+    assert 0.8 < outcome["coverage"] < 0.9 and outcome["reasons"].keys() == {"where", "under_what", "who"}
 
 
 @needs_broker
@@ -70,14 +75,40 @@ def test_without_a_broker_files_are_judged(no_broker: None, tmp_path: Path) -> N
     result = CliRunner().invoke(command, ["--out", str(tmp_path / "demo"), *SMALL])
     assert result.exit_code == 0, result.output
     assert "none: there is none" in result.output
-    assert "29 of 29 planted incidents, 0 that nobody planted" in result.output
-    queries = [line.strip() for line in result.output.splitlines() if line.strip().startswith("sekisho sql")]
-    assert len(queries) == len(demo.queries())
-    for query in queries:
+    assert "41 of 41 planted incidents, 0 that nobody planted" in result.output
+    asked = [line.strip() for line in result.output.splitlines() if line.strip().startswith("sekisho sql")]
+    assert len(asked) == len(queries())
+    for query in asked:
         arguments = [*shlex.split(query)[1:], "--json"]
-        done = subprocess.run(demo.sekisho(*arguments), capture_output=True, text=True, check=False)
+        done = subprocess.run(sekisho(*arguments), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout), query
+
+
+ABSENT = {
+    "gap.location.no_placement": "allocated at",
+    "flag.access.after_release": "late-call at",
+    "gap.source.silent": "bmc-beat",
+    "flag.procurement.serial_double_allocated": "-b.allocated at",
+    "flag.authorization.quantity_exceeded": "-b.allocated at",
+}
+"""What no single record shows, and what the event that proves it is called."""
+
+
+def test_it_ends_with_absences_and_what_proves_them_coverage_and_a_trace(
+    no_broker: None, tmp_path: Path
+) -> None:
+    output = CliRunner().invoke(command, ["--out", str(tmp_path / "demo"), *SMALL]).output
+    lines = output.partition("What no single record shows")[2].partition("\ncoverage ")[0].splitlines()
+    for rule, proof in ABSENT.items():
+        (index,) = [number for number, line in enumerate(lines) if f" {rule} " in line]
+        assert "confirmed; " in lines[index + 2] and proof in lines[index + 2], lines[index : index + 3]
+    assert "of all accelerator-seconds have all four links; missing: where" in output
+    traced = output.partition("# sekisho trace --lake")[2]
+    assert "▲ high flag.access.after_release  confirmed" in traced
+    assert (
+        traced.index("allocation allocated") < traced.index("allocation released") < traced.index("late-call")
+    )
 
 
 def test_it_fails_when_something_planted_is_not_found(
@@ -91,8 +122,23 @@ def test_it_fails_when_something_planted_is_not_found(
     monkeypatch.setattr(demo, "simulate", more)
     result = CliRunner().invoke(command, ["--out", str(tmp_path / "demo"), *SMALL])
     assert result.exit_code == 1
-    assert "29 of 30 planted incidents" in result.output
+    assert "41 of 42 planted incidents" in result.output
     assert "Nothing shows this." in result.output
+
+
+def test_it_fails_when_what_was_planted_is_in_another_state(
+    no_broker: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(settings: Settings) -> Simulation:
+        made = simulate(settings)
+        made.incidents[0] = replace(made.incidents[0], state="withdrawn")
+        return made
+
+    monkeypatch.setattr(demo, "simulate", other)
+    result = CliRunner().invoke(command, ["--out", str(tmp_path / "demo"), *SMALL, "--json"])
+    assert result.exit_code == 1
+    outcome = json.loads(result.output)
+    assert len(outcome["missing"]) == len([f for f in outcome["findings"] if f["sentence"] is None]) == 1
 
 
 def test_it_fails_when_something_else_is_found(

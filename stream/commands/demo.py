@@ -3,7 +3,8 @@
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,13 +14,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from stream.demo import Outcome, queries, run
+from sinks.trace import trace
+from sinks.views import connect
+from stream.commands.trace import lines
+from stream.demo import run
+from stream.outcome import Finding, Outcome, queries
 from stream.simulation.clock import HOUR
-from stream.simulation.files import STORY
 from stream.simulation.simulator import Settings
+from stream.terminal import STYLES
 
-_STYLES = {"critical": "bold red", "high": "red", "medium": "yellow", "low": "cyan", "info": "dim"}
-_SEVERITIES = tuple(_STYLES)
+_SEVERITIES = tuple(STYLES)
 
 
 @click.command("demo")
@@ -49,7 +53,7 @@ def command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """See it work: a broker, a simulated data centre with planted incidents, workers, a lake, and findings.
+    """See it work: a broker, a simulated data centre with planted incidents, workers, a reconciler, findings.
 
     Needs nothing but this program, and takes less than three minutes. Exits 0 when every record landed once
     and exactly what was planted was found, else 1.
@@ -76,41 +80,69 @@ def _tell(outcome: Outcome, settings: Settings) -> None:
     console = Console(highlight=False)
     spent, planted = outcome.seconds, len(outcome.findings) - len(outcome.unplanted) + len(outcome.missing)
     how = f"{outcome.workers} workers" if outcome.workers else "a scan of files"
+    settled = f", settled in {spent['settle']:.1f} s" if "settle" in spent else ""
     console.print(
         f"\nishikari-1: {settings.accelerators:,} accelerators, {settings.duration // HOUR} simulated hours, "
         f"{outcome.shipped:,} records\n"
         f"broker  {escape(outcome.broker)}; shipped in {spent['ship']:.1f} s\n"
         f"landed  {outcome.landed:,} of {outcome.shipped:,} by {how} in {spent['land']:.1f} s "
-        f"(with start-up); {outcome.rejected:,} rejected, {outcome.twice:,} twice\n"
+        f"(with start-up){settled}; {outcome.rejected:,} rejected, {outcome.duplicates:,} sent twice, "
+        f"{outcome.twice:,} landed twice\n"
         f"found   {planted - len(outcome.missing)} of {planted} planted incidents, "
-        f"{len(outcome.unplanted)} that nobody planted\n"
+        f"{len(outcome.unplanted)} that nobody planted\n",
+        soft_wrap=True,
     )
-    _list(console, outcome)
-    if outcome.later:
-        console.print(
-            f"\n{len(outcome.later)} further incidents take more than one record, for example: "
-            f"{escape(outcome.later[0].sentence)}\nThe reconciler is to find those; all are listed in "
-            f"{escape(str(Path(outcome.lake).with_name(STORY)))}."
-        )
-    console.print("\nLook further:")
-    for question, query in queries():
-        console.print(f"\n  [dim]# {escape(question)}[/dim]")
-        print(f'  sekisho sql --lake {shlex.quote(outcome.lake)} "{query}"')
+    _list(console, [finding for finding in outcome.findings if finding.alone])
+    console.print("\n[bold]What no single record shows, with the first event that proves it:[/bold]\n")
+    _list(console, [finding for finding in outcome.findings if not finding.alone])
+    for incident in outcome.missing:
+        _entry(console, incident.rule_id, "not found", incident.subject, incident.sentence)
+    _coverage(console, outcome)
+    _trace(console, outcome)
+    _further(console, outcome)
     if not outcome.ok:
         console.print("\n[bold red]This is not what was planted: the demo failed.[/bold red]")
 
 
-def _list(console: Console, outcome: Outcome) -> None:
+def _list(console: Console, findings: Sequence[Finding]) -> None:
     """Rule and subject on one line, what happened on the next: both stay whole on a narrow terminal."""
-    for finding in sorted(outcome.findings, key=lambda f: (_SEVERITIES.index(f.severity), f.rule_id)):
+    for finding in sorted(findings, key=lambda f: (_SEVERITIES.index(f.severity), f.rule_id)):
         _entry(console, finding.rule_id, finding.severity, finding.subject, finding.sentence)
-    for incident in outcome.missing:
-        _entry(console, incident.rule_id, "not found", incident.subject, incident.sentence)
+        if not finding.alone and finding.proof is not None:
+            console.print(Text(f"         {finding.state}; {finding.proof}", "dim"), soft_wrap=True)
 
 
 def _entry(console: Console, rule: str, label: str, subject: str, sentence: str | None) -> None:
     head = Text.assemble(
-        (f"{label:8} ", _STYLES.get(label, "bold")), (f"{rule:42} ", "bold"), (subject, "dim")
+        (f"{label:8} ", STYLES.get(label, "bold")), (f"{rule:42} ", "bold"), (subject, "dim")
     )
     console.print(head, soft_wrap=True)
     console.print(Text(f"         {sentence or 'Nobody planted this.'}"), soft_wrap=True)
+
+
+def _coverage(console: Console, outcome: Outcome) -> None:
+    if outcome.coverage is None:
+        return
+    missing = ", ".join(f"{link.replace('_', ' ')} {share:.2%}" for link, share in outcome.reasons.items())
+    console.print(
+        f"\n[bold]coverage[/bold]  {outcome.coverage:.2%} of all accelerator-seconds have all four links; "
+        f"missing: {missing or 'nothing'}",
+        soft_wrap=True,
+    )
+
+
+def _trace(console: Console, outcome: Outcome) -> None:
+    """One timeline as `sekisho trace` prints it."""
+    if outcome.traced is None:
+        return
+    console.print(f"\n[dim]# sekisho trace --lake {escape(outcome.lake)} {outcome.traced}[/dim]")
+    with closing(connect(outcome.lake)) as connection:
+        for line in lines(trace(connection, outcome.traced, "allocation"), every=False):
+            console.print(line, soft_wrap=True)
+
+
+def _further(console: Console, outcome: Outcome) -> None:
+    console.print("\nLook further:")
+    for question, query in queries():
+        console.print(f"\n  [dim]# {escape(question)}[/dim]")
+        print(f'  sekisho sql --lake {shlex.quote(outcome.lake)} "{query}"')

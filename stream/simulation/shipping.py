@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import orjson
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
@@ -13,9 +14,10 @@ from schemas.errors import SekishoError
 from schemas.events import EVENTS
 from schemas.reference import REFERENCES
 from stream.produce import check_topic
+from stream.simulation.clock import iso
 from stream.simulation.files import STEP, Progress
 from stream.simulation.messages import Message
-from stream.topics import CREATE_TIME, TIMESTAMP_TYPE, create_missing
+from stream.topics import CREATE_TIME, TICK, TIMESTAMP_TYPE, create_missing
 
 _PENDING = 50_000  # messages between two flushes: kafka-python buffers without bound
 
@@ -26,7 +28,7 @@ def prepare(connection: Mapping[str, Any], partitions: int) -> None:
     Raises:
         SekishoError: no broker answers, or an existing topic stamps records itself.
     """
-    topics = [*EVENTS, *REFERENCES]
+    topics = [*EVENTS, *REFERENCES, TICK]
     kept = {TIMESTAMP_TYPE: CREATE_TIME, "retention.ms": "-1"}
     try:
         with KafkaAdminClient(**connection) as admin:
@@ -66,6 +68,22 @@ def ship(
         return shipment.finish()
     except KafkaError as error:
         raise SekishoError(f"the brokers take no more after {shipment.count:,} messages: {error}") from error
+    finally:
+        producer.close(timeout=5)
+
+
+def tick(at: int, connection: Mapping[str, Any]) -> None:
+    """Sends the tick that says that it is `at` (µs).
+
+    Raises:
+        SekishoError: the brokers refuse it.
+    """
+    producer: Any = KafkaProducer(**connection, max_block_ms=15_000)
+    try:
+        value = orjson.dumps({"at": iso(at)})
+        producer.send(TICK, value, partition=0, timestamp_ms=at // 1000).get(timeout=15)
+    except KafkaError as error:
+        raise SekishoError(f"the brokers take no tick: {error}") from error
     finally:
         producer.close(timeout=5)
 

@@ -197,7 +197,7 @@ class Stage:
         refused: Fields = {"action": "denied", "source": source, "session_id": None}
         refused |= {"allocation_id": None, "authorization_id": None}
         times = range(end - MINUTE, start, -5 * MINUTE)[::-1]
+        kind = source.partition("/")[0]
         return [
-            self.add(f"{source}.beat{number}", "opened", at, refused, lag=0)
-            for number, at in enumerate(times)
+            self.add(f"{kind}-beat{number}", "opened", at, refused, lag=0) for number, at in enumerate(times)
         ]

@@ -122,18 +122,16 @@ def _with_parties(rows: pa.Table, references: References, record: Record) -> pa.
     t = times(_whole(rows["t"]))
     sent = _named(rows, "party_id_sent", "principal")
     nobody = pc.and_(sent["party_id"].is_null(), sent["principal"].is_null())
+    own, _ = parties(sent, t, references)
+    allocations, _ = parties(_named(rows, "allocation_party_id_sent", "allocation_principal"), t, references)
+    own_id, allocation_id = references.ids(PARTY, own), references.ids(PARTY, allocations)
+    through = pc.and_(nobody, pc.not_equal(_whole(rows["action"]), "allocated"))
+    rows = rows.append_column("party_id", pc.if_else(through, allocation_id, own_id))
     if record is ALLOCATION:
-        party, _ = parties(sent, t, references)
         authorization = references.at(AUTHORIZATION, _whole(rows["authorization_id"]), t)
         (cap,) = references.columns(AUTHORIZATION, authorization, ["max_accelerators"])
-        rows = rows.append_column("max_accelerators", cap)
-        return rows.append_column("party_id", references.ids(PARTY, party))
-    own, _ = parties(sent, t, references)
-    named = _named(rows, "allocation_party_id_sent", "allocation_principal")
-    allocations, _ = parties(named, t, references)
-    own_id, allocation_id = references.ids(PARTY, own), references.ids(PARTY, allocations)
-    rows = rows.append_column("party_id", pc.if_else(nobody, allocation_id, own_id))
-    if record is not ACCESS:
+        return rows.append_column("max_accelerators", cap)
+    if record is PLACEMENT:
         return rows
     differ = (own >= 0) & (allocations >= 0) & (own != allocations)
     for name, ids, held in (("own", own_id, own), ("allocation", allocation_id, allocations)):

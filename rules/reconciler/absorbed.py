@@ -69,27 +69,37 @@ ANTI JOIN finding_rule USING (rule_id) ANTI JOIN finding_text USING (finding_id)
 GROUP BY finding_id
 """.replace("{ID}", ID)
 
+_OURS = ", ".join(
+    f"CASE WHEN f.place IS NULL THEN l.{name} ELSE f.{name} END AS {name}" for name in NAMES.split(", ")
+)
+
 _MOVED = f"""
 CREATE OR REPLACE TEMP TABLE firing_moved AS
-SELECT f.place, {", ".join(f"coalesce(f.{name}, l.{name}) AS {name}" for name in NAMES.split(", "))},
-  f.due, coalesce(f.at_once, false) AS at_once, coalesce(f.holds, r.judged IS NULL) AS holds,
-  f.recorded, f.counted, coalesce(f.altered, false) AS altered, l.target,
-  f.place IS NOT NULL AND l.target IS NOT NULL
-    AND (f.party_id IS DISTINCT FROM l.party_id OR f.allocation_id IS DISTINCT FROM l.allocation_id) AS stale
-FROM firing_lake l
-LEFT JOIN (SELECT rowid AS place, * FROM firing) f USING ({KEY})
-LEFT JOIN finding_rule r ON r.rule_id = l.rule_id
-WHERE f.place IS NOT NULL OR l.target IS NOT NULL
+SELECT *,
+  party_id IS DISTINCT FROM told_party_id OR allocation_id IS DISTINCT FROM told_allocation_id AS stale
+FROM (
+  SELECT f.place, {_OURS},
+    f.due, coalesce(f.at_once, false) AS at_once, coalesce(f.holds, r.judged IS NULL) AS holds,
+    f.recorded, f.counted, l.target, l.party_id AS told_party_id, l.allocation_id AS told_allocation_id,
+    f.told_party_id IS DISTINCT FROM l.party_id
+      OR f.told_allocation_id IS DISTINCT FROM l.allocation_id AS altered
+  FROM firing_lake l
+  LEFT JOIN (SELECT rowid AS place, * FROM firing) f USING ({KEY})
+  LEFT JOIN finding_rule r ON r.rule_id = l.rule_id
+  WHERE f.place IS NOT NULL OR l.target IS NOT NULL)
 """
 
 _TALLIES = """
 INSERT INTO finding_pending BY NAME
-SELECT finding_id, rule_id, subject, state = 'confirmed' AS confirmed, events, first_at, last_at, party_id,
-  allocation_id, evidence
-FROM finding SEMI JOIN finding_written USING (finding_id) ANTI JOIN finding_pending USING (finding_id)
-WHERE state IN ('provisional', 'confirmed')
+SELECT w.finding_id, w.rule_id, w.subject, f.state = 'confirmed' AS confirmed,
+  coalesce(f.events, 0) AS events, f.first_at, f.last_at, f.party_id, f.allocation_id,
+  coalesce(f.evidence, []) AS evidence
+FROM finding_written w
+LEFT JOIN (FROM finding WHERE state IN ('provisional', 'confirmed')) f USING (finding_id)
+ANTI JOIN finding_pending p ON p.finding_id = w.finding_id
 """
-"""A row was the tally of its finding; now that another takes its place, the tally stays."""
+"""What counted so far, as the row said that another takes the place of: that row is the lake's word, and may
+count what the engine has not counted yet."""
 
 _SAME = """
 DELETE FROM finding_pending WHERE finding_id NOT IN (

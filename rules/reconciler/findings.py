@@ -82,8 +82,10 @@ def settle(
 
 _DECIDED = """
 CREATE OR REPLACE TEMP TABLE firing_moved AS
-SELECT *, false AS stale FROM (
-  SELECT rowid AS place, *,
+SELECT * REPLACE (party_id AS told_party_id, allocation_id AS told_allocation_id), false AS stale
+FROM (
+  SELECT rowid AS place, *, recorded IS NOT NULL AND (party_id IS DISTINCT FROM told_party_id
+      OR allocation_id IS DISTINCT FROM told_allocation_id) AS altered,
     CASE WHEN holds AND (due IS NULL OR due <= make_timestamp($watermark::BIGINT))
       THEN CASE WHEN recorded = 'confirmed' OR at_once OR t <= make_timestamp($watermark::BIGINT)
         THEN 'confirmed' ELSE 'provisional' END END AS target

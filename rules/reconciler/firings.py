@@ -36,15 +36,15 @@ _COLUMNS = """
 
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS firing ({_COLUMNS}, due TIMESTAMP, at_once BOOLEAN, holds BOOLEAN,
-  recorded VARCHAR, counted VARCHAR, altered BOOLEAN);
+  recorded VARCHAR, counted VARCHAR, told_party_id VARCHAR, told_allocation_id VARCHAR);
 CREATE TABLE IF NOT EXISTS firing_confirmed ({_COLUMNS});
 CREATE TABLE IF NOT EXISTS finding_rule (rule_id VARCHAR, rule_sha256 VARCHAR, severity VARCHAR,
   template VARCHAR, published BOOLEAN, judged VARCHAR);
 CREATE TABLE IF NOT EXISTS finding_text (finding_id UUID, rule_sha256 VARCHAR, severity VARCHAR,
   message VARCHAR);
 """
-"""`altered`: party or allocation differ from what was counted and recorded. `finding_rule` has the rules, and
-by what they are judged (null: not any more); `finding_text` what others said of findings of other rules."""
+"""`told_…`: party and allocation as they were recorded and counted. `finding_rule` has the rules, and by what
+they are judged (null: not any more); `finding_text` what others said of findings of other rules."""
 
 
 def create(con: duckdb.DuckDBPyConnection, rules: Iterable[Rule]) -> None:
@@ -117,14 +117,16 @@ QUALIFY row_number() OVER (PARTITION BY {KEY}) = 1
 """
 
 _WORKER_KNOWN = """
-UPDATE firing SET recorded = 'provisional' FROM firing_worker w
+UPDATE firing SET recorded = 'provisional', told_party_id = w.party_id, told_allocation_id = w.allocation_id
+FROM firing_worker w
 WHERE firing.recorded IS NULL AND firing.finding_id = w.finding_id AND firing.topic = w.topic
   AND firing."partition" = w."partition" AND firing."offset" = w."offset"
 """
 
 _WORKER_NEW = f"""
 INSERT INTO firing BY NAME
-SELECT {NAMES}, false AS at_once, true AS holds, 'provisional' AS recorded, false AS altered
+SELECT {NAMES}, false AS at_once, true AS holds, 'provisional' AS recorded,
+  party_id AS told_party_id, allocation_id AS told_allocation_id
 FROM firing_worker ANTI JOIN firing USING ({KEY})
 """
 
@@ -193,9 +195,7 @@ WHERE holds AND (
 
 _RENEW = """
 UPDATE firing SET holds = true, due = d.due, at_once = d.at_once, source = d.source, event_id = d.event_id,
-  party_id = d.party_id, allocation_id = d.allocation_id,
-  altered = altered OR firing.party_id IS DISTINCT FROM d.party_id
-    OR firing.allocation_id IS DISTINCT FROM d.allocation_id
+  party_id = d.party_id, allocation_id = d.allocation_id
 FROM firing_desired d
 WHERE firing.finding_id = d.finding_id AND firing.topic = d.topic AND firing."partition" = d."partition"
   AND firing."offset" = d."offset"
@@ -203,18 +203,18 @@ WHERE firing.finding_id = d.finding_id AND firing.topic = d.topic AND firing."pa
 
 _ADD = f"""
 INSERT INTO firing BY NAME
-SELECT {NAMES}, due, at_once, true AS holds, false AS altered
+SELECT {NAMES}, due, at_once, true AS holds
 FROM firing_desired ANTI JOIN firing USING ({KEY})
 """
 
 _AS_JUDGED = """
-UPDATE {table} f SET party_id = p.party_id, allocation_id = p.allocation_id{more} FROM judged_party p
+UPDATE {table} f SET party_id = p.party_id, allocation_id = p.allocation_id FROM judged_party p
 WHERE f.topic = p.topic AND f."partition" = p."partition" AND f."offset" = p."offset"
   AND f.rule_id NOT IN ('{silent}', '{hole}')
   AND (f.party_id IS DISTINCT FROM p.party_id OR f.allocation_id IS DISTINCT FROM p.allocation_id)
 """
-_DESIRED_PARTIES = _AS_JUDGED.format(table="firing_desired", more="", silent=SILENT, hole=HOLE)
-_PARTIES = _AS_JUDGED.format(table="firing", more=", altered = true", silent=SILENT, hole=HOLE)
+_DESIRED_PARTIES = _AS_JUDGED.format(table="firing_desired", silent=SILENT, hole=HOLE)
+_PARTIES = _AS_JUDGED.format(table="firing", silent=SILENT, hole=HOLE)
 
 
 def recall(con: duckdb.DuckDBPyConnection, places: str, findings: str | None = None) -> None:
@@ -235,7 +235,7 @@ def recall(con: duckdb.DuckDBPyConnection, places: str, findings: str | None = N
 _RECALL = f"""
 INSERT INTO firing BY NAME
 SELECT {NAMES}, false AS at_once, true AS holds, 'confirmed' AS recorded,
-  'confirmed' AS counted, false AS altered
+  'confirmed' AS counted, party_id AS told_party_id, allocation_id AS told_allocation_id
 FROM firing_confirmed WHERE rowid IN (SELECT place FROM firing_recalled)
 """
 
@@ -243,8 +243,8 @@ FROM firing_confirmed WHERE rowid IN (SELECT place FROM firing_recalled)
 def move(con: duckdb.DuckDBPyConnection) -> None:
     """Puts the firings of `firing_moved` where they belong by now: recorded and counted as `target`.
 
-    Its `place` is the row number in `firing` (null: not there yet), `stale` the new value of `altered`. What
-    neither holds nor counts is dropped.
+    Its `place` is the row number in `firing` (null: not there yet); `told_…` is told by now, `stale` where
+    that is not what is known. What neither holds nor counts is dropped.
     """
     con.execute("DELETE FROM firing WHERE rowid IN (SELECT place FROM firing_moved)")
     con.execute(f"INSERT INTO firing_confirmed BY NAME SELECT {NAMES} FROM firing_moved WHERE {_FINAL}")
@@ -255,7 +255,8 @@ _FINAL = "coalesce(target = 'confirmed' AND holds AND NOT stale, false)"
 
 _STILL_MOVING = f"""
 INSERT INTO firing BY NAME
-SELECT {NAMES}, due, at_once, holds, target AS recorded, target AS counted, stale AS altered
+SELECT {NAMES}, due, at_once, holds, target AS recorded, target AS counted,
+  told_party_id, told_allocation_id
 FROM firing_moved WHERE (holds OR target IS NOT NULL) AND NOT {_FINAL}
 """
 

@@ -57,7 +57,8 @@ def update(con: duckdb.DuckDBPyConnection) -> None:
     """Brings the tallies up to what has moved.
 
     Reads `firing_moved`: firings with the state they are now counted in (`target`) beside the one they were
-    counted in; `firing` and `firing_confirmed` hold them as they are now. Leaves `finding_then`.
+    counted in, and `altered` where what is told of them has changed; `firing` and `firing_confirmed` hold
+    them as they are now. Leaves `finding_then`.
     """
     con.execute(_TOUCHED)
     look_up(con, "SELECT finding_id FROM finding_touched")
@@ -80,7 +81,7 @@ GROUP BY finding_id
 _ADDED = """
 CREATE OR REPLACE TEMP TABLE firing_tallied AS
 SELECT finding_id, target = 'confirmed' AS confirmed, counted IS NULL AND topic <> '' AS fresh,
-  t, party_id, allocation_id, topic, "partition", "offset", event_id
+  t, told_party_id AS party_id, told_allocation_id AS allocation_id, topic, "partition", "offset", event_id
 FROM firing_moved SEMI JOIN (FROM finding_touched WHERE NOT shrunk) USING (finding_id)
 WHERE target IS NOT NULL AND target IS DISTINCT FROM counted
 """
@@ -91,7 +92,9 @@ SELECT finding_id, confirmed, topic <> '', t, party_id, allocation_id, topic, "p
 FROM (
   SELECT *, true AS confirmed FROM firing_confirmed
   UNION ALL BY NAME
-  SELECT * EXCLUDE (due, at_once, holds, recorded, counted, altered), counted = 'confirmed' AS confirmed
+  SELECT * EXCLUDE (party_id, allocation_id, due, at_once, holds, recorded, counted)
+    RENAME (told_party_id AS party_id, told_allocation_id AS allocation_id),
+    counted = 'confirmed' AS confirmed
   FROM firing WHERE counted IS NOT NULL)
 SEMI JOIN (FROM finding_touched WHERE shrunk) USING (finding_id)
 """

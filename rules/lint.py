@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import duckdb
 
-from rules import query, vocabulary
+from rules import query, suppressions, vocabulary
 from rules.citations import Citation, load_citations
 from rules.judge import connect, is_judged, translate
 from rules.lock import PATH, Pin, check, read_lock
@@ -33,8 +34,11 @@ class Problem:
         return f"{self.path}: {self.text}"
 
 
-def lint(root: Path = ROOT) -> list[Problem]:
-    """Every defect of the rules under `root` and its lock; empty if all is sound. Timelines are not run."""
+def lint(root: Path = ROOT, today: date = date.min) -> list[Problem]:
+    """Every defect of the rules under `root`, its lock and its suppressions; empty if all is sound.
+
+    Timelines are not run. A suppression that has expired before `today` (UTC) is a defect.
+    """
     known = load_citations(root)
     lock = root / PATH.name
     problems: list[Problem] = []
@@ -48,6 +52,8 @@ def lint(root: Path = ROOT) -> list[Problem]:
     for rule in rules:
         problems += [Problem(rule.path, text) for text in _rule(rule, known, connection)]
     problems += _repeated(rules)
+    ids = {rule.id for rule in rules}
+    problems += [Problem(path, text) for path, text in suppressions.problems(root, ids, today)]
     if not problems:  # a lock says nothing of rules that cannot be read
         problems += _lock(rules, read_lock(lock), lock)
     return problems

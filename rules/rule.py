@@ -23,6 +23,9 @@ from schemas.errors import SekishoError
 from schemas.events import EVENTS
 
 ROOT = Path(__file__).parent
+SUPPRESSIONS = "suppressions"
+"""The folder beside the links' that holds no rules but what is not to be told (`rules.suppressions`)."""
+
 STREAMS = tuple(record.name for record in EVENTS.values())
 _ID = re.compile(r"(gap|flag)\.([a-z]+)\.([a-z0-9_]+)")
 
@@ -178,7 +181,7 @@ def load_all(root: Path = ROOT) -> tuple[Rule, ...]:
 
 def paths(root: Path = ROOT) -> list[Path]:
     """The rule files under `root`, sorted."""
-    return sorted(root.glob("*/*.toml"))
+    return sorted(path for path in root.glob("*/*.toml") if path.parent.name != SUPPRESSIONS)
 
 
 def _rule(reader: "_Reader", path: Path) -> Rule:

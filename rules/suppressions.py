@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from rules.rule import ROOT, RuleError
+from rules.rule import ROOT, SUPPRESSIONS, RuleError
 
-FOLDER = "suppressions"
 _TEXTS = ("rule", "subject", "owner", "reason")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -43,7 +42,7 @@ def load_suppressions(root: Path = ROOT) -> tuple[Suppression, ...]:
 
 def paths(root: Path = ROOT) -> list[Path]:
     """The suppression files of the rules under `root`, sorted."""
-    return sorted((root / FOLDER).glob("*.toml"))
+    return sorted((root / SUPPRESSIONS).glob("*.toml"))
 
 
 def load(path: Path) -> Suppression:

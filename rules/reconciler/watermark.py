@@ -1,8 +1,8 @@
-"""How far the sources' time has come: the watermark, and who is live (contract sections 3.6 and 4).
+"""The clocks: earliest and latest broker time of any record, and how far event time is settled (contract
+3.6).
 
 The watermark is the lowest, over the live sources, of the greatest event time less the lateness; partitions
-with unread records hold it back likewise. Time comes from the records and from ticks only. All times are µs
-since the epoch (UTC).
+that still have unread records hold it back too. It never goes back. Times are µs.
 """
 
 from collections.abc import Collection
@@ -10,53 +10,61 @@ from dataclasses import dataclass
 
 import duckdb
 
-from rules.reconciler.absences import DEFAULT_SILENCE_S
 from rules.reconciler.given import Clock, Partition
+from rules.reconciler.sources import LIMIT_US
 
-LATENESS_US = 10 * 60 * 1_000_000
-"""How much later than its source's latest an event may come without being late."""
+LATENESS_US = 600 * 1_000_000
+"""How far an event may come behind those of later event time and still count as in time."""
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS source_clock (source VARCHAR, t BIGINT, broker_time BIGINT);
-CREATE TABLE IF NOT EXISTS partition_clock (topic VARCHAR, "partition" INTEGER, t BIGINT);
 CREATE TABLE IF NOT EXISTS clock (first BIGINT, latest BIGINT, tick BIGINT, watermark BIGINT);
+CREATE TABLE IF NOT EXISTS source_clock (source VARCHAR, newest BIGINT);
+CREATE TABLE IF NOT EXISTS partition_clock (topic VARCHAR, "partition" INTEGER, newest BIGINT)
 """
-# source_clock: the greatest time of events that are not `future`, and the last sign of life
+# newest: the greatest event time of events that are not `future`.
 
-_FOLLOW = """
+_ADVANCE = """
 CREATE OR REPLACE TEMP TABLE clock_new AS
-SELECT source, topic, "partition", max(epoch_us(t)) FILTER (NOT future) AS t,
-  max(epoch_us(broker_time)) AS broker_time
-FROM new_event GROUP BY ALL;
-
-CREATE OR REPLACE TEMP TABLE clock_gone AS
-SELECT source, max(t) FILTER (NOT future) AS t, max(broker_time) AS broker_time
-FROM source_event WHERE source IN (SELECT source FROM gone_event) GROUP BY source;
-
-CREATE OR REPLACE TABLE source_clock AS
-SELECT source, max(t) AS t, max(broker_time) AS broker_time FROM (
-  SELECT source, t, broker_time FROM source_clock ANTI JOIN clock_gone USING (source)
-  UNION ALL SELECT source, t, broker_time FROM clock_gone
-  UNION ALL SELECT source, t, broker_time FROM clock_new ANTI JOIN clock_gone USING (source))
-GROUP BY source;
-
-CREATE OR REPLACE TABLE partition_clock AS
-SELECT topic, "partition", max(t) AS t FROM (
-  FROM partition_clock UNION ALL SELECT topic, "partition", t FROM clock_new)
-GROUP BY ALL;
+SELECT source, topic, "partition", max(epoch_us(t)) AS newest FROM new_event WHERE NOT future GROUP BY ALL;
+INSERT INTO source_clock
+SELECT DISTINCT source, NULL::BIGINT FROM clock_new ANTI JOIN source_clock USING (source);
+UPDATE source_clock c SET newest = greatest(c.newest, n.newest)
+FROM (SELECT source, max(newest) AS newest FROM clock_new GROUP BY source) n
+WHERE c.source = n.source AND (c.newest IS NULL OR c.newest < n.newest);
+INSERT INTO partition_clock
+SELECT DISTINCT topic, "partition", NULL::BIGINT
+FROM clock_new ANTI JOIN partition_clock USING (topic, "partition");
+UPDATE partition_clock c SET newest = greatest(c.newest, n.newest)
+FROM (SELECT topic, "partition", max(newest) AS newest FROM clock_new GROUP BY ALL) n
+WHERE c.topic = n.topic AND c."partition" = n."partition" AND (c.newest IS NULL OR c.newest < n.newest)
 """
 
-_LIFE = f"""
-SELECT c.source, c.t, $latest::BIGINT - c.broker_time <= 1000000 * coalesce(
-  CASE WHEN c.broker_time < i.stop THEN i.limit_s END, {DEFAULT_SILENCE_S})::HUGEINT AS live
-FROM source_clock c ASOF LEFT JOIN source_interval i ON c.source = i.source AND c.broker_time >= i.start
+_GONE = """
+UPDATE source_clock c SET newest = n.newest
+FROM (
+  SELECT source, max(t) FILTER (NOT future) AS newest FROM source_event
+  WHERE source IN (SELECT source FROM gone_event) GROUP BY source) n
+WHERE c.source = n.source
+"""
+# a copy that has gone may not have been `future` while the one that stays is
+
+_LIVE = f"coalesce($latest::BIGINT - e.before <= {LIMIT_US}, false)"
+_HEARD = """
+FROM source_end e LEFT JOIN source_clock c USING (source)
+WHERE e.beat AND e.after IS NULL AND e.before IS NOT NULL
 """
 
 
 @dataclass(frozen=True)
 class Mark:
-    """`first` and `latest`: the earliest and latest broker time of any record so far; `watermark`; `late`: how
-    many of the step's events were behind the watermark before it. None: there is none yet."""
+    """Where the clocks stand after a step.
+
+    Attributes:
+        first: earliest broker time of any record, None before there is one.
+        latest: latest such time.
+        watermark: None where nothing is settled.
+        late: how many of the step's events were behind the watermark before it.
+    """
 
     first: int | None
     latest: int | None
@@ -66,16 +74,16 @@ class Mark:
 
 @dataclass(frozen=True)
 class Lively:
-    """The sources that have spoken, sorted."""
+    """The sources that have spoken: those that are live, and those silent for longer than their limit."""
 
     live: list[str]
     silent: list[str]
 
 
 def create(con: duckdb.DuckDBPyConnection) -> None:
-    """Makes the tables where they are missing."""
+    """Makes what is missing of the tables."""
     con.execute(_TABLES)
-    if not con.execute("SELECT 1 FROM clock").fetchall():
+    if not con.execute("FROM clock").fetchall():
         con.execute("INSERT INTO clock VALUES (NULL, NULL, NULL, NULL)")
 
 
@@ -84,70 +92,65 @@ def advance(
     broker_first: int | None,
     broker_last: int | None,
     tick: int | None,
-    unread: Collection[Partition] = (),
-    clock: Clock | None = None,
+    unread: Collection[Partition],
+    clock: Clock | None,
 ) -> Mark:
-    """Takes in the step's times; once a step, after `sources.add` and before `sources.judge`.
+    """Moves the clocks by the step's records, after `sources.add`.
 
     Args:
-        con: has `new_event` and `gone_event`.
-        broker_first: the earliest broker time of the step's records.
-        broker_last: the latest; a tick counts with what it says.
-        tick: the latest tick.
-        unread: partitions that hold records which nobody has read.
-        clock: the watermark and the latest broker time, where somebody else says them.
+        con: has the temp tables `new_event` and `gone_event`.
+        broker_first: earliest broker time of the step's records, ticks by their `at`.
+        broker_last: latest such time.
+        tick: the latest tick's `at`.
+        unread: partitions that hold records not read yet.
+        clock: what goes before all this; late events are not counted then.
     """
-    first, latest, ticked, before = con.execute("FROM clock").fetchall()[0]
-    late = 0
-    if before is not None:
-        late = con.execute("SELECT count(*) FROM new_event WHERE epoch_us(t) < ?", [before]).fetchall()[0][0]
-    con.execute(_FOLLOW)
-    first, latest, ticked = _least(first, broker_first), _most(latest, broker_last), _most(ticked, tick)
-    watermark = before
-    if clock is None:
-        watermark = _most(before, _bound(con, latest, ticked, unread))
-    elif clock.watermark is not None:
-        watermark = _most(before, clock.watermark)
-    clocks = [first, latest, ticked, watermark]
-    con.execute("UPDATE clock SET first = ?, latest = ?, tick = ?, watermark = ?", clocks)
-    if clock is None:
-        return Mark(first, latest, watermark, late)
-    return Mark(first, clock.latest_broker_time, watermark, late)
+    ((first, latest, last_tick, before),) = con.execute("FROM clock").fetchall()
+    first = min((time for time in (first, broker_first) if time is not None), default=None)
+    latest = max((time for time in (latest, broker_last, tick) if time is not None), default=None)
+    last_tick = max((time for time in (last_tick, tick) if time is not None), default=None)
+    con.execute(_ADVANCE)
+    if con.execute("SELECT 1 FROM gone_event LIMIT 1").fetchall():
+        con.execute(_GONE)
+    if clock is not None:
+        latest, watermark, late = clock.latest_broker_time, clock.watermark, 0
+    else:
+        watermark = _watermark(con, latest, last_tick, before, unread)
+        late = _late(con, before)
+    con.execute(
+        "UPDATE clock SET first = ?, latest = ?, tick = ?, watermark = ?",
+        [first, latest, last_tick, watermark],
+    )
+    return Mark(first, latest, watermark, late)
 
 
-def set_back(con: duckdb.DuckDBPyConnection, watermark: int) -> None:
-    """Takes over the watermark that the lake has seen."""
-    con.execute("UPDATE clock SET watermark = greatest(watermark, ?)", [watermark])
+def _watermark(
+    con: duckdb.DuckDBPyConnection,
+    latest: int | None,
+    tick: int | None,
+    before: int | None,
+    unread: Collection[Partition],
+) -> int | None:
+    ((newest,),) = con.execute(f"SELECT min(c.newest) {_HEARD} AND {_LIVE}", {"latest": latest}).fetchall()
+    bounds = [tick if newest is None else newest]
+    if unread:
+        read = con.execute('SELECT topic, "partition", newest FROM partition_clock').fetchall()
+        at = {(topic, partition): time for topic, partition, time in read}
+        bounds += [at.get(partition) for partition in unread]
+    reached = [bound - LATENESS_US for bound in bounds if bound is not None]
+    if len(reached) < len(bounds):
+        return before
+    return max([min(reached), *([] if before is None else [before])])
+
+
+def _late(con: duckdb.DuckDBPyConnection, before: int | None) -> int:
+    if before is None:
+        return 0
+    ((late,),) = con.execute("SELECT count(*) FROM new_event WHERE epoch_us(t) < ?", [before]).fetchall()
+    return int(late)
 
 
 def lively(con: duckdb.DuckDBPyConnection, latest: int | None) -> Lively:
     """Which sources are live and which silent at the latest broker time."""
-    if latest is None:
-        return Lively([], [])
-    rows = con.execute(f"SELECT source, live FROM ({_LIFE}) ORDER BY source", {"latest": latest}).fetchall()
-    return Lively([source for source, live in rows if live], [source for source, live in rows if not live])
-
-
-def _bound(
-    con: duckdb.DuckDBPyConnection, latest: int | None, tick: int | None, unread: Collection[Partition]
-) -> int | None:
-    """Where the watermark would be by what is known now, None for nowhere yet."""
-    if latest is None:
-        return None
-    (least,) = con.execute(f"SELECT min(t) FROM ({_LIFE}) WHERE live", {"latest": latest}).fetchall()[0]
-    reached = least if least is not None else tick
-    read = {(topic, number): t for topic, number, t in con.execute("FROM partition_clock").fetchall()}
-    for partition in unread:
-        bound = read.get(partition)
-        if bound is None:
-            return None
-        reached = _least(reached, bound)
-    return None if reached is None else reached - LATENESS_US
-
-
-def _least(one: int | None, other: int | None) -> int | None:
-    return min((value for value in (one, other) if value is not None), default=None)
-
-
-def _most(one: int | None, other: int | None) -> int | None:
-    return max((value for value in (one, other) if value is not None), default=None)
+    rows = con.execute(f"SELECT source, {_LIVE} {_HEARD} ORDER BY source", {"latest": latest}).fetchall()
+    return Lively([name for name, live in rows if live], [name for name, live in rows if not live])

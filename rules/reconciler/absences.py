@@ -1,0 +1,209 @@
+"""What is missing from each source: numbers between those that came, and time without a sign of life.
+
+Both are gaps in a set of integers, a source's `source_seq` or the broker times (µs) of its events, and are
+kept alike (`beat` tells them apart): the gaps between neighbours further apart than a threshold, and an open
+end on either side (`before` or `after` null; both for a source that never spoke). A new value only touches
+the gap it falls into, so what a step costs does not depend on the history. Values that leave again and lower
+thresholds are rare: then a region is computed anew from `source_event`, which has all non-duplicate events.
+
+Of several events with one value the greatest by (t, topic, partition, offset) stands before a gap, and
+`next_t` is the least event time at the value after it. All times are µs in BIGINT.
+"""
+
+import duckdb
+
+DEFAULT_SILENCE_S = 3600
+"""How long a source may be silent where no version says (contract 3.6)."""
+
+_EVENT = 't, topic, "partition", "offset", event_id'
+_STRUCT = "{'t': t, 'topic': topic, 'partition': \"partition\", 'offset': \"offset\", 'event_id': event_id}"
+_COLUMNS = (
+    "beat BOOLEAN, source VARCHAR, before BIGINT, after BIGINT, "
+    't BIGINT, topic VARCHAR, "partition" INTEGER, "offset" BIGINT, event_id VARCHAR, next_t BIGINT'
+)
+_VALUES = f"""(
+  SELECT false AS beat, source, source_seq AS "value", {_EVENT}
+  FROM source_event WHERE source_seq IS NOT NULL
+  UNION ALL
+  SELECT true, source, broker_time, {_EVENT} FROM source_event WHERE broker_time IS NOT NULL)"""
+
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS source_event (
+  source VARCHAR, source_seq BIGINT, broker_time BIGINT, future BOOLEAN,
+  t BIGINT, topic VARCHAR, "partition" INTEGER, "offset" BIGINT, event_id VARCHAR);
+CREATE TABLE IF NOT EXISTS source_gap ({_COLUMNS});
+CREATE TABLE IF NOT EXISTS source_end (
+  {_COLUMNS}, since BIGINT, from_at BIGINT, limit_s BIGINT, until BIGINT, fired BOOLEAN, stale BOOLEAN);
+CREATE TABLE IF NOT EXISTS source_bound (source VARCHAR, earliest BIGINT, latest BIGINT, least_us BIGINT);
+CREATE TEMP TABLE IF NOT EXISTS gap_new ({_COLUMNS});
+CREATE TEMP TABLE IF NOT EXISTS gap_cut ({_COLUMNS});
+CREATE TEMP TABLE IF NOT EXISTS end_cut (source VARCHAR, since BIGINT);
+CREATE TEMP TABLE IF NOT EXISTS gap_region (beat BOOLEAN, source VARCHAR, low BIGINT, high BIGINT)
+"""
+# source_end: `since` and `from_at` say when the silence at this end began, `limit_s` (null: the default) and
+# `until` (null: none) bound it; `fired`: it was found too long; `stale`: these five are to be set.
+# gap_new, gap_cut, end_cut: gaps added, gaps taken away and fired ends taken away in this step.
+
+_TAKE = f"""
+INSERT INTO source_event
+SELECT source, source_seq, epoch_us(broker_time), future, epoch_us(t), topic, "partition", "offset", event_id
+FROM new_event;
+CREATE OR REPLACE TEMP TABLE gap_fresh AS
+SELECT beat, source, "value", max({_STRUCT}) AS event, min(t) AS next_t
+FROM (
+  SELECT false AS beat, source, source_seq AS "value", epoch_us(t) AS t,
+    topic, "partition", "offset", event_id
+  FROM new_event WHERE source_seq IS NOT NULL
+  UNION ALL
+  SELECT true, source, epoch_us(broker_time), epoch_us(t), topic, "partition", "offset", event_id
+  FROM new_event WHERE broker_time IS NOT NULL)
+GROUP BY ALL;
+INSERT INTO source_end BY NAME
+SELECT DISTINCT beat, source, false AS fired, true AS stale
+FROM gap_fresh ANTI JOIN source_end USING (beat, source);
+CREATE OR REPLACE TEMP TABLE end_hit AS FROM source_end SEMI JOIN gap_fresh USING (beat, source);
+CREATE OR REPLACE TEMP TABLE gap_late AS
+SELECT f.beat, f.source, f."value", f."value" IN (low, high) AS outermost
+FROM gap_fresh f JOIN (
+  SELECT beat, source, max(after) AS low, max(before) AS high FROM end_hit GROUP BY ALL) USING (beat, source)
+WHERE f."value" BETWEEN low AND high
+"""
+# gap_fresh: the step's values; end_hit: their sources' ends; gap_late: values that lengthen neither end.
+
+_HIT = """
+CREATE OR REPLACE TEMP TABLE gap_near AS FROM source_gap SEMI JOIN gap_late USING (beat, source);
+CREATE OR REPLACE TEMP TABLE gap_pair AS
+SELECT g.*, l."value" FROM gap_late l ASOF JOIN gap_near g
+  ON l.beat = g.beat AND l.source = g.source AND l."value" >= g.before
+WHERE l."value" <= g.after
+UNION
+SELECT g.*, l."value" FROM gap_late l JOIN gap_near g
+  ON l.beat = g.beat AND l.source = g.source AND l."value" = g.after;
+CREATE OR REPLACE TEMP TABLE gap_hit AS SELECT DISTINCT * EXCLUDE ("value") FROM gap_pair;
+DELETE FROM gap_fresh f USING (
+  FROM gap_late ANTI JOIN gap_pair USING (beat, source, "value") WHERE NOT outermost) i
+WHERE f.beat = i.beat AND f.source = i.source AND f."value" = i."value"
+"""
+# gap_hit: the gaps that late values fall into or border on; a late value elsewhere changes nothing.
+
+_NO_HIT = f"CREATE OR REPLACE TEMP TABLE gap_hit ({_COLUMNS})"
+
+_POINTS = f"""
+CREATE OR REPLACE TEMP TABLE gap_point AS
+SELECT beat, source, "value", bool_or(old) AS old, max(gap_to) AS gap_to, max(event) AS event,
+  min(next_t) AS next_t
+FROM (
+  SELECT beat, source, "value", false AS old, NULL::BIGINT AS gap_to, event, next_t FROM gap_fresh
+  UNION ALL
+  SELECT beat, source, before, true, after, {_STRUCT}, NULL FROM gap_hit
+  UNION ALL
+  SELECT beat, source, after, true, NULL, NULL, next_t FROM gap_hit
+  UNION ALL
+  SELECT beat, source, before, true, NULL, {_STRUCT}, NULL FROM end_hit WHERE before IS NOT NULL
+  UNION ALL
+  SELECT beat, source, after, true, NULL, NULL, next_t FROM end_hit WHERE after IS NOT NULL)
+GROUP BY ALL
+"""
+
+_REGION = """
+DELETE FROM source_event e USING gone_event g
+WHERE e.topic = g.topic AND e."partition" = g."partition" AND e."offset" = g."offset";
+INSERT INTO gap_region
+SELECT false, source, min(source_seq), max(source_seq)
+FROM gone_event WHERE source_seq IS NOT NULL GROUP BY ALL
+UNION ALL
+SELECT true, source, min(epoch_us(broker_time)), max(epoch_us(broker_time))
+FROM gone_event WHERE broker_time IS NOT NULL GROUP BY ALL
+"""
+
+_ANEW = f"""
+CREATE OR REPLACE TEMP TABLE gap_anchor AS
+SELECT r.beat, r.source, max(v."value") FILTER (v."value" < r.low) AS low,
+  min(v."value") FILTER (v."value" > r.high) AS high
+FROM (SELECT beat, source, CASE WHEN count(low) = count(*) THEN min(low) END AS low,
+        CASE WHEN count(high) = count(*) THEN max(high) END AS high FROM gap_region GROUP BY ALL) r
+  LEFT JOIN {_VALUES} v ON r.beat = v.beat AND r.source = v.source
+GROUP BY r.beat, r.source;
+CREATE OR REPLACE TEMP TABLE gap_hit AS
+SELECT g.* FROM source_gap g JOIN gap_anchor a USING (beat, source)
+WHERE (a.low IS NULL OR g.before >= a.low) AND (a.high IS NULL OR g.after <= a.high);
+CREATE OR REPLACE TEMP TABLE end_hit AS
+SELECT e.* FROM source_end e JOIN gap_anchor a USING (beat, source)
+WHERE (a.low IS NULL AND e.before IS NULL) OR (a.high IS NULL AND e.after IS NULL);
+CREATE OR REPLACE TEMP TABLE gap_point AS
+SELECT v.beat, v.source, v."value", false AS old, NULL::BIGINT AS gap_to, max({_STRUCT}) AS event,
+  min(t) AS next_t
+FROM {_VALUES} v JOIN gap_anchor a USING (beat, source)
+WHERE (a.low IS NULL OR v."value" >= a.low) AND (a.high IS NULL OR v."value" <= a.high)
+GROUP BY ALL
+"""
+# gap_anchor: of each region the nearest values outside, null where there are none.
+
+_PAIRS = f"""
+CREATE OR REPLACE TEMP TABLE gap_step AS
+SELECT beat, source, "value" AS before, old, gap_to, event, next_t AS own_t,
+  lag("value") OVER w AS previous, lead("value") OVER w AS after, lead(old) OVER w AS next_old,
+  lead(next_t) OVER w AS next_t
+FROM gap_point WINDOW w AS (PARTITION BY beat, source ORDER BY "value");
+INSERT INTO gap_cut FROM gap_hit;
+INSERT INTO end_cut SELECT source, since FROM end_hit WHERE fired;
+DELETE FROM gap_new n USING gap_hit h WHERE n.beat = h.beat AND n.source = h.source AND n.before = h.before;
+CREATE OR REPLACE TEMP TABLE gap_added AS
+SELECT s.beat, s.source, s.before, s.after, unnest(s.event), s.next_t
+FROM gap_step s LEFT JOIN source_bound b ON s.source = b.source
+WHERE s.after::HUGEINT - s.before
+    > CASE WHEN s.beat THEN coalesce(b.least_us, {DEFAULT_SILENCE_S * 1_000_000}) ELSE 1 END
+  AND (NOT s.old OR NOT s.next_old OR s.gap_to = s.after);
+INSERT INTO gap_new FROM gap_added
+"""
+# Between two values that were there before nothing is new, unless they are the ends of a gap that was hit.
+
+_CUT = """
+DELETE FROM source_gap g USING gap_hit h WHERE g.beat = h.beat AND g.source = h.source AND g.before = h.before
+"""
+
+_ENDS = """
+INSERT INTO source_gap FROM gap_added;
+DELETE FROM source_end e USING end_hit h
+WHERE e.beat = h.beat AND e.source = h.source AND e.before IS NOT DISTINCT FROM h.before
+  AND e.after IS NOT DISTINCT FROM h.after;
+INSERT INTO source_end BY NAME
+SELECT beat, source, before, unnest(event), false AS fired, true AS stale
+FROM gap_step SEMI JOIN (FROM end_hit WHERE after IS NULL) USING (beat, source) WHERE after IS NULL
+UNION ALL BY NAME
+SELECT beat, source, before AS after, own_t AS next_t, false AS fired, true AS stale
+FROM gap_step SEMI JOIN (FROM end_hit WHERE before IS NULL) USING (beat, source) WHERE previous IS NULL
+UNION ALL BY NAME
+SELECT DISTINCT beat, source, false AS fired, true AS stale
+FROM end_hit ANTI JOIN gap_step USING (beat, source)
+"""
+
+
+def create(con: duckdb.DuckDBPyConnection) -> None:
+    """Makes what is missing of the tables."""
+    con.execute(_TABLES)
+
+
+def add(con: duckdb.DuckDBPyConnection) -> None:
+    """Takes in `new_event`, then takes out `gone_event`."""
+    con.execute(_TAKE)
+    con.execute(_HIT if _any(con, "gap_late") else _NO_HIT)
+    con.execute(_POINTS)
+    _replace(con)
+    if _any(con, "gone_event"):
+        con.execute(_REGION)
+    if _any(con, "gap_region"):
+        con.execute(_ANEW)
+        _replace(con)
+
+
+def _replace(con: duckdb.DuckDBPyConnection) -> None:
+    """Puts the gaps and ends between the points in the place of those that were hit."""
+    con.execute(_PAIRS)
+    if _any(con, "gap_hit"):
+        con.execute(_CUT)
+    con.execute(_ENDS)
+
+
+def _any(con: duckdb.DuckDBPyConnection, table: str) -> bool:
+    return bool(con.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall())

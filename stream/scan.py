@@ -130,7 +130,9 @@ def coverage(pieces: pa.Table) -> float | None:
     """Accelerator-seconds of these pieces with all four links over all of them; None where there are none."""
     pieces = pieces.filter(pc.field("from_at").is_valid())
     seconds = pc.subtract(pieces["to_at"].cast(pa.int64()), pieces["from_at"].cast(pa.int64()))
-    weights = pc.multiply(seconds.cast(pa.float64()), pieces["accelerators"].cast(pa.float64(), safe=False))
+    weights = pc.multiply(
+        *(each.cast(pa.float64(), safe=False) for each in (seconds, pieces["accelerators"]))
+    )
     whole = pc.sum(weights).as_py()
     covered = pc.sum(weights.filter(pc.equal(pc.list_value_length(pieces["reasons"]), 0))).as_py()
     return (covered or 0.0) / whole if whole else None

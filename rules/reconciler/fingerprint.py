@@ -95,7 +95,7 @@ def _digests(con: duckdb.DuckDBPyConnection, parts: Sequence[pa.Array]) -> Print
     """The MD5 of the secret and each value, as two words."""
     secret = con.execute("SELECT secret FROM fingerprint_secret").fetchall()[0][0]
     words = [np.empty((0, 2), np.uint64)]
-    for part in parts:
+    for part in filter(len, parts):
         place = np.arange(len(part))
         con.register("fingerprint_input", pa.table([place, part], ["place", "value"]))
         found = con.sql(_DIGEST, params=[secret])

@@ -92,10 +92,10 @@ def advance(
     broker_first: int | None,
     broker_last: int | None,
     tick: int | None,
-    unread: Collection[Partition],
-    clock: Clock | None,
+    unread: Collection[Partition] = (),
+    clock: Clock | None = None,
 ) -> Mark:
-    """Moves the clocks by the step's records, after `sources.add`.
+    """Moves the clocks by the step's records; once a step, after `sources.add`.
 
     Args:
         con: has the temp tables `new_event` and `gone_event`.
@@ -103,34 +103,43 @@ def advance(
         broker_last: latest such time.
         tick: the latest tick's `at`.
         unread: partitions that hold records not read yet.
-        clock: what goes before all this; late events are not counted then.
+        clock: the watermark and the latest broker time, where somebody else says them.
     """
     ((first, latest, last_tick, before),) = con.execute("FROM clock").fetchall()
-    first = min((time for time in (first, broker_first) if time is not None), default=None)
-    latest = max((time for time in (latest, broker_last, tick) if time is not None), default=None)
-    last_tick = max((time for time in (last_tick, tick) if time is not None), default=None)
-    con.execute(_ADVANCE)
-    if con.execute("SELECT 1 FROM gone_event LIMIT 1").fetchall():
-        con.execute(_GONE)
-    if clock is not None:
-        latest, watermark, late = clock.latest_broker_time, clock.watermark, 0
-    else:
-        watermark = _watermark(con, latest, last_tick, before, unread)
-        late = _late(con, before)
+    first = _least(first, broker_first)
+    latest = _most(latest, _most(broker_last, tick))
+    last_tick = _most(last_tick, tick)
+    late = _follow(con, before)
+    reached = _reached(con, latest, last_tick, unread) if clock is None else clock.watermark
+    watermark = _most(before, reached)
     con.execute(
         "UPDATE clock SET first = ?, latest = ?, tick = ?, watermark = ?",
         [first, latest, last_tick, watermark],
     )
-    return Mark(first, latest, watermark, late)
+    return Mark(first, latest if clock is None else clock.latest_broker_time, watermark, late)
 
 
-def _watermark(
-    con: duckdb.DuckDBPyConnection,
-    latest: int | None,
-    tick: int | None,
-    before: int | None,
-    unread: Collection[Partition],
+def set_back(con: duckdb.DuckDBPyConnection, watermark: int) -> None:
+    """Takes over the watermark that was put out before."""
+    con.execute("UPDATE clock SET watermark = greatest(watermark, ?)", [watermark])
+
+
+def _follow(con: duckdb.DuckDBPyConnection, watermark: int | None) -> int:
+    """Notes the step's event times; how many are behind the watermark."""
+    ((events, late),) = con.execute(
+        "SELECT count(*), count(*) FILTER (epoch_us(t) < ?::BIGINT) FROM new_event", [watermark]
+    ).fetchall()
+    if events:
+        con.execute(_ADVANCE)
+    if con.execute("SELECT 1 FROM gone_event LIMIT 1").fetchall():
+        con.execute(_GONE)
+    return int(late)
+
+
+def _reached(
+    con: duckdb.DuckDBPyConnection, latest: int | None, tick: int | None, unread: Collection[Partition]
 ) -> int | None:
+    """Where the records so far would put the watermark; None for where it is."""
     ((newest,),) = con.execute(f"SELECT min(c.newest) {_HEARD} AND {_LIVE}", {"latest": latest}).fetchall()
     bounds = [tick if newest is None else newest]
     if unread:
@@ -138,16 +147,15 @@ def _watermark(
         at = {(topic, partition): time for topic, partition, time in read}
         bounds += [at.get(partition) for partition in unread]
     reached = [bound - LATENESS_US for bound in bounds if bound is not None]
-    if len(reached) < len(bounds):
-        return before
-    return max([min(reached), *([] if before is None else [before])])
+    return min(reached) if len(reached) == len(bounds) else None
 
 
-def _late(con: duckdb.DuckDBPyConnection, before: int | None) -> int:
-    if before is None:
-        return 0
-    ((late,),) = con.execute("SELECT count(*) FROM new_event WHERE epoch_us(t) < ?", [before]).fetchall()
-    return int(late)
+def _least(one: int | None, other: int | None) -> int | None:
+    return min((time for time in (one, other) if time is not None), default=None)
+
+
+def _most(one: int | None, other: int | None) -> int | None:
+    return max((time for time in (one, other) if time is not None), default=None)
 
 
 def lively(con: duckdb.DuckDBPyConnection, latest: int | None) -> Lively:

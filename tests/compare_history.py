@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.lake_rows import rows, view_rows
+from tests.lake_rows import PARTITION, place, rows, view_rows
 from tests.plain.coverage import Piece
 from tests.plain.findings import Finding
 from tests.plain.history import History, judge_all
@@ -75,11 +75,9 @@ def watermark_differences(history: History, lake: Path) -> Iterator[str]:
 
 
 def duplicate_differences(history: History, found: list[Row]) -> Iterator[str]:
-    expected = {
-        at: {"partition": 0, "of_topic": of[0], "of_partition": 0, "of_offset": of[1]}
-        for at, of in history.duplicates.items()
-    }
-    yield from matched("duplicate", [((row["topic"], row["offset"]), row) for row in found], expected)
+    expected = {at: {"of": of} for at, of in history.duplicates.items()}
+    keyed = [(place(row), {"of": place(row, "of_")}) for row in found]
+    yield from matched("duplicate", keyed, expected)
 
 
 def left_out(history: History, lake: Path) -> Iterator[str]:
@@ -90,7 +88,7 @@ def left_out(history: History, lake: Path) -> Iterator[str]:
             for at, (fields, _) in history.scanned.events.items()
             if at[0] == f"custody.{stream}" and at not in history.duplicates
         }
-        keyed = [((row["topic"], row["offset"]), row) for row in found]
+        keyed = [(place(row), row) for row in found]
         yield from matched(f"view {stream}", keyed, expected)
 
 
@@ -117,7 +115,12 @@ def finding_row(history: History, rule_id: str, subject: str, finding: Finding) 
         "party_id": finding.party_id,
         "allocation_id": finding.allocation_id,
         "evidence": [
-            {"topic": at[0], "partition": 0, "offset": at[1], "event_id": named(history, at)["event_id"]}
+            {
+                "topic": at[0],
+                "partition": at[1] // PARTITION,
+                "offset": at[1] % PARTITION,
+                "event_id": named(history, at)["event_id"],
+            }
             for at in sorted(finding.events)[:EVIDENCE]
         ],
     }
@@ -146,7 +149,6 @@ def event_differences(history: History, found: list[Row]) -> Iterator[str]:
     expected = {
         (rule_id, subject, at): {
             "finding_id": finding_id(rule_id, subject),
-            "partition": 0,
             "state": state,
             **named(history, at),
         }
@@ -154,9 +156,7 @@ def event_differences(history: History, found: list[Row]) -> Iterator[str]:
         for at, state in finding.events.items()
     }
     keyed = [
-        ((row["rule_id"], row["subject"], (row["topic"], row["offset"])), row)
-        for row in found
-        if row["state"] not in UNDONE
+        ((row["rule_id"], row["subject"], place(row)), row) for row in found if row["state"] not in UNDONE
     ]
     yield from matched("finding_event", keyed, expected)
 

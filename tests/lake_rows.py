@@ -8,6 +8,13 @@ from sinks.views import connect
 from tests.landings import scan as read_table
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+PARTITION = 1 << 40
+"""The plain implementation knows topic and offset alone: partitions follow each other, each so long."""
+
+
+def place(row: dict[str, Any], prefix: str = "") -> tuple[str, int]:
+    """The topic of a row, and partition and offset in one number; in a scan it is the offset."""
+    return row[f"{prefix}topic"], row[f"{prefix}partition"] * PARTITION + row[f"{prefix}offset"]
 
 
 def plain(value: Any) -> Any:

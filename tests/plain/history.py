@@ -31,11 +31,17 @@ class History:
 
 def judge_all(directory: Path, until: int | None = None) -> History:
     """Judge all of a scan's input. `until`: µs since 1970, section 3.6."""
-    scanned = scan(directory, until)
+    return judge_records(scan(directory, until), until)
+
+
+def judge_records(scanned: Scanned, until: int | None = None, reached: int | None = None) -> History:
+    """Judge records. `reached`: a watermark that was reached before, and from which it does not go back."""
     same = duplicates(scanned)
-    events = landed(scanned, until, same)
+    events = landed(scanned, same)
     chains = Chains(events)
     mark = watermark(scanned, events, until)
+    if reached is not None:
+        mark = reached if mark is None else max(mark, reached)
     firings = [
         *on_events(events, chains, scanned.things),
         *on_sources(scanned, events, until),

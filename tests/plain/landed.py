@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.plain.judge import Judged
-from tests.plain.scan import Scanned, broker_time
+from tests.plain.scan import Scanned
 
 At = tuple[str, int]
 """Topic and offset; in a scan the partition is 0."""
@@ -71,10 +71,10 @@ def _comparable(value: Any) -> Any:
     return value
 
 
-def landed(scanned: Scanned, until: int | None, without: dict[At, At]) -> list[Landed]:
+def landed(scanned: Scanned, without: dict[At, At]) -> list[Landed]:
     """The accepted events but for the duplicates, by coordinates."""
     return [
-        Landed(at, at[0].removeprefix("custody."), fields, broker_time(fields["occurred_at"], until), judged)
+        Landed(at, at[0].removeprefix("custody."), fields, scanned.broker_times[at], judged)
         for at, (fields, judged) in sorted(scanned.events.items(), key=lambda item: item[0])
         if at not in without
     ]

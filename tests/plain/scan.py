@@ -1,6 +1,6 @@
 """A directory of NDJSON files, line by line (contract section 6, `scan`)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ class Scanned:
     """payload, reason (None: accepted)"""
     versions: dict[tuple[str, int], Version | Tombstone] = field(default_factory=dict)
     events: dict[tuple[str, int], tuple[dict[str, Any], Judged]] = field(default_factory=dict)
+    broker_times: dict[tuple[str, int], int] = field(default_factory=dict)
+    """of the events"""
     things: dict[str, Things] = field(default_factory=dict)
     """the reference things, by kind"""
 
@@ -41,20 +43,33 @@ def broker_time(t: int, until: int | None) -> int:
 def scan(directory: Path, until: int | None = None) -> Scanned:
     """Read all reference files, then judge the events. `until`: µs since 1970, section 3.6."""
     scanned = Scanned()
-    things = scanned.things = {name: Things(name) for name in REFERENCES}
-    for name, thing in things.items():
+    scanned.things = {name: Things(name) for name in REFERENCES}
+    for name in REFERENCES:
         for offset, payload in lines(directory / f"{name}.ndjson"):
-            at = (f"custody.{name}", offset)
-            taken = thing.read(offset, payload)
-            scanned.raw[at] = (payload, taken.text if isinstance(taken, Reason) else None)
-            if isinstance(taken, Version | Tombstone):
-                scanned.versions[at] = taken
-    for name, columns in EVENTS.items():
+            read_version(scanned, name, offset, payload)
+    for name in EVENTS:
         for offset, payload in lines(directory / f"{name}.ndjson"):
-            at = (f"custody.{name}", offset)
-            fields = decode(columns, payload)
-            scanned.raw[at] = (payload, fields.text if isinstance(fields, Reason) else None)
-            if not isinstance(fields, Reason):
-                judged = judge(name, fields, broker_time(fields["occurred_at"], until), things)
-                scanned.events[at] = (fields, judged)
+            read_event(scanned, name, offset, payload, lambda t: broker_time(t, until))
     return scanned
+
+
+def read_version(scanned: Scanned, name: str, offset: int, payload: bytes) -> None:
+    """Take a reference record; of one key the lower offsets come first."""
+    at = (f"custody.{name}", offset)
+    taken = scanned.things[name].read(offset, payload)
+    scanned.raw[at] = (payload, taken.text if isinstance(taken, Reason) else None)
+    if isinstance(taken, Version | Tombstone):
+        scanned.versions[at] = taken
+
+
+def read_event(
+    scanned: Scanned, name: str, offset: int, payload: bytes, broker_time_of: Callable[[int], int]
+) -> None:
+    """Take an event, which has its broker time by its own, once all reference records are read."""
+    at = (f"custody.{name}", offset)
+    fields = decode(EVENTS[name], payload)
+    scanned.raw[at] = (payload, fields.text if isinstance(fields, Reason) else None)
+    if not isinstance(fields, Reason):
+        scanned.broker_times[at] = broker_time_of(fields["occurred_at"])
+        judged = judge(name, fields, scanned.broker_times[at], scanned.things)
+        scanned.events[at] = (fields, judged)

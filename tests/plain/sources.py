@@ -9,7 +9,7 @@ from tests.plain.findings import Firing
 from tests.plain.judge import MINUTE, SECOND
 from tests.plain.landed import Landed
 from tests.plain.references import Things, Tombstone
-from tests.plain.scan import Scanned, broker_time
+from tests.plain.scan import Scanned
 
 LATENESS = 10 * MINUTE
 DEFAULT_LIMIT = 3600 * SECOND
@@ -25,7 +25,7 @@ def by_source(events: list[Landed]) -> dict[str, list[Landed]]:
 
 def broker_times(scanned: Scanned, until: int | None) -> list[int]:
     """Of all records read that have one: events, duplicates too, tombstones, and a last tick."""
-    times = [broker_time(fields["occurred_at"], until) for fields, _ in scanned.events.values()]
+    times = list(scanned.broker_times.values())
     times += [version.at for version in scanned.versions.values() if isinstance(version, Tombstone)]
     return times if until is None else [*times, until]
 

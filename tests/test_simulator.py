@@ -9,7 +9,6 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from rules.judge import Judge
 from rules.rule import load_all
 from schemas.errors import UsageError
 from schemas.events import EVENTS
@@ -134,16 +133,19 @@ def test_other_seeds_and_sizes(settings: Settings, tmp_path: Path) -> None:
     assert states(judge_all(tmp_path, simulation.until)) == expected(simulation)
 
 
-def test_scan_finds_the_same(small: Simulation, tmp_path: Path) -> None:
+def test_scan_finds_the_same(small: Simulation, history: History, tmp_path: Path) -> None:
     source, lake = tmp_path / "site", tmp_path / "lake"
     files.write(small.messages(), source)
-    product_scan(source, lake, Judge(load_all()), small.until)
+    summary = product_scan(source, lake, load_all(), small.until)
     with contextlib.closing(connect(lake)) as connection:
-        rows = connection.execute("SELECT rule_id, subject FROM finding").fetchall()
+        rows = connection.execute("SELECT rule_id, subject, state FROM finding").fetchall()
+        duplicates = connection.execute("SELECT count(*) FROM duplicate").fetchall()
         rejected = connection.execute("SELECT topic, reason FROM dead_letter").fetchall()
-    assert set(rows) == planted(small, None)
-    assert len(rows) == len(set(rows))
+    assert {(rule, subject): state for rule, subject, state in rows} == expected(small)
+    assert len(rows) == len(small.incidents)
+    assert duplicates == [(len(history.duplicates),)]
     assert rejected == [("custody.access", "enum:method")]
+    assert summary.coverage == pytest.approx(covered_share(history.pieces), abs=1e-12)
 
 
 def test_only_the_planted_record_is_rejected(judged: Scanned) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from rules.judge import Judge
 from rules.rule import load_all
 from schemas.errors import SekishoError, UsageError
 from stream.commands.trace import command
+from stream.outcome import rows
 from stream.scan import scan
 
 Record = dict[str, Any]
@@ -33,6 +33,7 @@ REFERENCES: dict[str, list[Record]] = {
     ],
     "principal": [FROM | {"binding_id": "B-1", "principal": "iam:ann", "party_id": "P-1"}],
     "authorization": [FROM | {"authorization_id": "A-1"}],
+    "source": [FROM | {"source": "mute", "streams": ["access"], "silence_limit_s": 3600}],
     "site": [FROM | {"site_id": "S-1", "country": "JP"}],
     "asset": [FROM | {"serial": name, "model": "NVIDIA B200", "lot_id": "LOT-7", "status": "installed",
                       "supplier_party_id": "P-2", "site_id": "S-1"} for name in ("SN1", "SN2")],
@@ -87,6 +88,9 @@ EVENTS: dict[str, list[Record]] = {
 }  # fmt: skip
 
 
+EVENTS["access"].append(EVENTS["access"][1])  # sent twice
+
+
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trace")
@@ -94,7 +98,9 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, records in (REFERENCES | EVENTS).items():
         lines = "".join(json.dumps(record) + "\n" for record in records)
         (folder / "in" / f"{name}.ndjson").write_text(lines)
-    scan(folder / "in", folder / "lake", Judge(load_all()))
+    with (folder / "in" / "access.ndjson").open("a") as file:
+        file.write("{\n")
+    scan(folder / "in", folder / "lake", load_all())
     return folder / "lake"
 
 
@@ -180,6 +186,37 @@ def test_a_finding_with_the_allocation_around_it(lake: Path) -> None:
     assert [f["finding_id"] for f in found["findings"]].count(named["finding_id"]) == 1
 
 
+def test_a_finding_tells_its_states_and_the_absence_that_it_is(lake: Path) -> None:
+    (named,) = [f for f in traced(lake, "AL-3")["findings"] if f["rule_id"] == "gap.location.no_placement"]
+    found = traced(lake, named["finding_id"])
+    assert ids(found) == ["AL-3.a"]
+    assert [(s["revision"], s["state"], s["supersedes"]) for s in found["states"]] == [(1, "confirmed", None)]
+    assert "  1  confirmed  events 1" in run(lake, named["finding_id"])
+
+
+def test_a_finding_about_a_record_that_was_rejected(lake: Path) -> None:
+    (name,) = rows(lake, "SELECT finding_id FROM finding WHERE rule_id = 'gap.source.rejected'")[0]
+    (event,) = traced(lake, name)["events"]
+    assert (event["stream"], event["reason"], event["offset"]) == ("rejected", "not_json", 7)
+    assert "rejected  not_json  custody.access/0/7" in run(lake, name)
+
+
+def test_a_finding_of_a_source_that_never_spoke(lake: Path) -> None:
+    (name,) = rows(lake, "SELECT finding_id FROM finding WHERE subject LIKE 'source:mute|%'")[0]
+    found = traced(lake, name)
+    assert found["events"] == [] and len(found["findings"]) == len(found["states"]) == 1
+    assert "source:mute|since:2026-01-01T00:00:00.000000Z" in run(lake, name)
+
+
+def test_coverage_of_an_allocation(lake: Path) -> None:
+    pieces = traced(lake, "AL-1")["coverage"]
+    assert pieces[0]["from_at"] == at("00:30:00.000000")
+    assert pieces[0]["reasons"] == ["where"] and pieces[1]["reasons"] == []
+    output = run(lake, "AL-1").partition("\ncoverage\n")[2].splitlines()
+    assert output[0] == "00:30:00.000000 – 00:31:00.000000  1 × 60 s  missing where"
+    assert output[1].endswith("covered")
+
+
 def test_a_serial_begins_with_its_papers(lake: Path) -> None:
     (paper,) = traced(lake, "SN1")["papers"]
     assert (paper["lot_id"], paper["supplier_party_id"], paper["version"]) == ("LOT-7", "P-2", 1)
@@ -202,7 +239,9 @@ def test_what_is_not_there_is_said_in_one_line(lake: Path, name: str) -> None:
 
 
 def test_calls_without_a_finding_are_one_line_unless_asked(lake: Path) -> None:
-    assert "4 calls until 00:44:00.000000, 4,000 bytes out" in run(lake, "AL-1")
+    """The fourth has one: the source was silent after it."""
+    told = run(lake, "AL-1")
+    assert "3 calls until 00:43:00.000000, 3,000 bytes out" in told and told.count("access call") == 2
     assert run(lake, "AL-1", "--all").count("access call") == 4
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from rules.judge import Judge
 from rules.rule import load_all
 from schemas.errors import SekishoError, UsageError
 from stream.commands import trace
@@ -23,7 +22,7 @@ ALLOCATED = {"event_id": "1", "occurred_at": "2026-03-01T00:00:00Z", "source": "
 def lake(tmp_path: Path) -> Path:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "allocation.ndjson").write_text(json.dumps(ALLOCATED) + "\n")
-    scan(tmp_path / "in", tmp_path / "lake", Judge(load_all()))
+    scan(tmp_path / "in", tmp_path / "lake", load_all())
     return tmp_path / "lake"
 
 

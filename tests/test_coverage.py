@@ -248,7 +248,7 @@ def test_one_step_gives_what_a_plain_loop_gives(events: list[Event], versions: W
     assert coverage.ratios(engine.con) == pytest.approx(by_site(expected))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(some_events, some_versions, st.data())
 def test_any_steps_in_any_order_give_what_a_plain_loop_gives(
     events: list[Event], versions: World, data: st.DataObject
@@ -261,7 +261,7 @@ def test_any_steps_in_any_order_give_what_a_plain_loop_gives(
     gone = data.draw(st.lists(st.sampled_from(events), max_size=2, unique_by=id)) if events else []
     now: int | None = None
     while waiting or arriving or gone:
-        size = data.draw(st.integers(0, 5))
+        size = data.draw(st.integers(1, 12))
         new, waiting = waiting[:size], waiting[size:]
         added, arriving = arriving[:size], arriving[size:]
         ending = [event for event in gone if event in engine.events and data.draw(st.booleans())]

@@ -54,25 +54,24 @@ def update(
         return SCHEMA.empty_table()
     before = watermark(con)
     assert now >= before, "the watermark went back"
-    coverage_scope.select(con, before, now, events_of)
+    con.execute("DELETE FROM coverage_clock")
+    con.execute("INSERT INTO coverage_clock VALUES (make_timestamp(?))", [now])
+    if not coverage_scope.select(con, before, now, events_of):
+        return SCHEMA.empty_table()
     parts = [
         coverage_rows.cut_scope(scope, events, references, now, step)
         for scope, events in coverage_scope.read(con)
     ]
     _replace(con, "coverage_open", [part.still_open for part in parts])
     _replace(con, "coverage_placement", [part.placements for part in parts])
-    ended = pa.concat_tables([coverage_sums.ENDED.empty_table(), *(part.ended for part in parts)])
-    coverage_sums.record(con, ended)
+    coverage_sums.record(con, pa.concat_tables([part.ended for part in parts]))
     con.execute("DELETE FROM coverage_late")
-    con.execute("DELETE FROM coverage_clock")
-    con.execute("INSERT INTO coverage_clock VALUES (make_timestamp(?))", [now])
-    return pa.concat_tables([SCHEMA.empty_table(), *(part.rows for part in parts)])
+    return pa.concat_tables([part.rows for part in parts])
 
 
 def _replace(con: duckdb.DuckDBPyConnection, table: str, rows: list[pa.Table]) -> None:
     """Replaces what a table holds of the allocations in scope."""
     con.execute(f"DELETE FROM {table} WHERE allocation_id IN (SELECT allocation_id FROM coverage_scope)")
-    if rows:
-        con.register("coverage_rows", pa.concat_tables(rows))
-        con.execute(f"INSERT INTO {table} BY NAME SELECT * FROM coverage_rows")
-        con.unregister("coverage_rows")
+    con.register("coverage_rows", pa.concat_tables(rows))
+    con.execute(f"INSERT INTO {table} BY NAME SELECT * FROM coverage_rows")
+    con.unregister("coverage_rows")

@@ -161,7 +161,7 @@ def _ended(scope: Scope, judged: _Judged) -> pa.Table:
     ended = np.flatnonzero(~judged.pieces.open)
     at = pa.array(ended)
     columns = [
-        scope.ids.take(pa.array(judged.pieces.group[ended])),
+        pa.array(judged.pieces.group[ended] + scope.first),
         judged.links.site_id.take(at),
         judged.accelerators.take(at),
         pa.array(judged.pieces.end[ended] - judged.pieces.start[ended]),

@@ -91,7 +91,7 @@ _TABLES = {"allocation": "allocation", "access": "recent_access", "placement": "
 _CARRIED = {
     "allocation": """allocated_at AS t, true AS allocated, party_id_sent, principal, authorization_id, model,
   accelerators, requested FROM coverage_open""",
-    "access": "how_at AS t, true AS shows_how FROM coverage_open",
+    "access": "how_at AS t, true AS shows_how FROM (FROM coverage_open WHERE how_at IS NOT NULL)",
     "placement": """t, source, event_id, "partition", "offset", workload_id, true AS running, site_id
   FROM coverage_placement""",
 }
@@ -111,13 +111,14 @@ _READ = {
 
 @dataclass(frozen=True)
 class Scope:
-    """Some allocations to cut, numbered from 0.
+    """Some allocations to cut, numbered from 0, which is number `first` of `coverage_scope`.
 
     Of a `late` one all events are given, and what ends at or after `limit` (µs) is written again; of the
     others what starts at or after it. `replaces`: pieces may have been written from there on; `voids`:
     perhaps none of them is left.
     """
 
+    first: int
     ids: pa.Array
     late: Mask
     limit: Ints
@@ -142,8 +143,8 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
 
 def watermark(con: duckdb.DuckDBPyConnection) -> int:
     """The watermark (µs) of the last update, BEGINNING before the first."""
-    row = con.execute("SELECT epoch_us(t) FROM coverage_clock").fetchone()
-    return BEGINNING if row is None else int(row[0])
+    rows = con.execute("SELECT epoch_us(t) FROM coverage_clock").fetchall()
+    return int(rows[0][0]) if rows else BEGINNING
 
 
 def note(con: duckdb.DuckDBPyConnection, before: int) -> None:
@@ -153,30 +154,28 @@ def note(con: duckdb.DuckDBPyConnection, before: int) -> None:
         con.execute(_REACHED, {"before": before})
 
 
-def select(con: duckdb.DuckDBPyConnection, before: int, now: int, events_of: EventsOf) -> None:
+def select(con: duckdb.DuckDBPyConnection, before: int, now: int, events_of: EventsOf) -> bool:
     """Makes `coverage_scope`, and for each stream the events up to `now` that name its allocations.
 
-    An allocation that nothing reaches back to goes on from what is carried.
+    An allocation that nothing reaches back to goes on from what is carried. Returns whether there is any.
     """
     con.execute(_SCOPE, {"before": before, "now": now})
+    number, again = con.execute("SELECT count(*), count_if(late) FROM coverage_scope").fetchall()[0]
+    if number == 0:
+        return False
     for late in (False, True):
         name = "coverage_again" if late else "coverage_on"
         con.execute(
             f"CREATE OR REPLACE TEMP TABLE {name} AS "
             f"SELECT number, allocation_id FROM coverage_scope WHERE {'' if late else 'NOT '}late"
         )
-    again = con.execute("SELECT count(*) FROM coverage_again").fetchall()[0][0] > 0
     for stream, columns in _COLUMNS.items():
         table = f"coverage_{stream}_event"
         con.execute(
             f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT number, {columns} "
-            f"FROM {_TABLES[stream]} JOIN coverage_on USING (allocation_id) WHERE {_PASSED}",
+            f"FROM {_TABLES[stream]} JOIN coverage_on USING (allocation_id) WHERE {_PASSED} "
+            f"UNION ALL BY NAME SELECT number, {_CARRIED[stream]} JOIN coverage_on USING (allocation_id)",
             {"before": before, "now": now},
-        )
-        carried = _CARRIED[stream]
-        con.execute(
-            f"INSERT INTO {table} BY NAME SELECT number, {carried} "
-            f"JOIN coverage_on USING (allocation_id) WHERE t IS NOT NULL"
         )
         if again:
             every = events_of(stream, "coverage_again", "allocation_id")
@@ -185,6 +184,7 @@ def select(con: duckdb.DuckDBPyConnection, before: int, now: int, events_of: Eve
                 f'FROM "{every}" JOIN coverage_again USING (allocation_id) WHERE t <= make_timestamp($now)',
                 {"now": now},
             )
+    return True
 
 
 def read(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[Scope, Events]]:
@@ -197,6 +197,7 @@ def read(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[Scope, Events]]:
         limit = _ints(scope["from_t"].fill_null(BEGINNING))
         yield (
             Scope(
+                low,
                 scope["allocation_id"],
                 late,
                 limit,
@@ -209,15 +210,12 @@ def read(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[Scope, Events]]:
 
 def _bounds(con: duckdb.DuckDBPyConnection) -> list[int]:
     """Numbers between which lie about CHUNK events."""
-    counts = con.execute(
-        "SELECT max(number) + 1, "
-        + " + ".join(f"(SELECT count(*) FROM coverage_{stream}_event)" for stream in _COLUMNS)
-        + " FROM coverage_scope"
-    ).fetchall()[0]
-    if counts[0] is None:
-        return [0]
-    chunks = min(-(-counts[1] // CHUNK) or 1, counts[0])
-    return [int(bound) for bound in np.linspace(0, counts[0], chunks + 1)]
+    parts = [f"(SELECT count(*) FROM coverage_{stream}_event)" for stream in _COLUMNS]
+    allocations, events = con.execute(f"SELECT count(*), {' + '.join(parts)} FROM coverage_scope").fetchall()[
+        0
+    ]
+    chunks = min(events // CHUNK + 1, allocations)
+    return [int(bound) for bound in np.linspace(0, allocations, chunks + 1)]
 
 
 def _rows(con: duckdb.DuckDBPyConnection, query: str, low: int, high: int, several: bool) -> pa.RecordBatch:

@@ -25,20 +25,20 @@ CREATE TABLE IF NOT EXISTS coverage_site (site_id VARCHAR, used HUGEINT, covered
 
 ENDED = pa.schema(
     [
-        ("allocation_id", pa.string()),
+        ("number", pa.int64()),
         ("site_id", pa.string()),
         ("accelerators", pa.int64()),
         ("micros", pa.int64()),
         ("is_covered", pa.bool_()),
     ]
 )
-"""Pieces that have ended."""
+"""Pieces that have ended, with the number of their allocation in `coverage_scope`."""
 
 _FRESH = f"""
 CREATE OR REPLACE TEMP TABLE coverage_fresh AS
-SELECT allocation_id, site_id, sum({_TIME}) AS used,
-  coalesce(sum({_TIME}) FILTER (is_covered), 0) AS covered
-FROM coverage_ended GROUP BY ALL
+SELECT allocation_id, site_id, used, covered FROM (
+  SELECT number, site_id, sum({_TIME}) AS used, coalesce(sum({_TIME}) FILTER (is_covered), 0) AS covered
+  FROM coverage_ended GROUP BY ALL) JOIN coverage_scope USING (number)
 """
 
 # What is replaced counts with the opposite sign.

@@ -58,7 +58,7 @@ def command(lake: Path, by: str, since: int | None, until: int | None, as_json: 
     else:
         console = Console(highlight=False)
         for part in parts(found, by):
-            console.print(part)
+            console.print(part, soft_wrap=isinstance(part, (str, Text)))
 
 
 def parts(found: Report, by: str) -> Iterator[RenderableType]:
@@ -81,8 +81,10 @@ def parts(found: Report, by: str) -> Iterator[RenderableType]:
     if whole.utilisation is not None:
         yield Text(f"Utilisation {percent(whole.utilisation)} of {_hours(whole.installed)} installed")
     if found.groups:
+        yield ""
         yield _chart(found.groups, by)
     if found.missing:
+        yield ""
         yield _missing(found)
 
 

@@ -142,7 +142,14 @@ def _trace(console: Console, outcome: Outcome) -> None:
 
 
 def _further(console: Console, outcome: Outcome) -> None:
+    lake = shlex.quote(outcome.lake)
     console.print("\nLook further:")
     for question, query in queries():
         console.print(f"\n  [dim]# {escape(question)}[/dim]")
-        print(f'  sekisho sql --lake {shlex.quote(outcome.lake)} "{query}"')
+        print(f'  sekisho sql --lake {lake} "{query}"')
+    for question, verb in (
+        ("coverage by tenant", f"coverage --lake {lake} --by party"),
+        ("decide about a finding, by its id", f"triage --lake {lake} ID --state acknowledged --reason …"),
+    ):
+        console.print(f"\n  [dim]# {question}[/dim]")
+        print(f"  sekisho {verb}")

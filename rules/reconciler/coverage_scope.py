@@ -73,7 +73,7 @@ WITH late AS (
   SELECT allocation_id, false, o.from_at, coalesce(o.written, false), false
   FROM due ANTI JOIN late USING (allocation_id) LEFT JOIN coverage_open o USING (allocation_id)
 )
-SELECT row_number() OVER () - 1 AS number, * FROM scope
+SELECT row_number() OVER (ORDER BY allocation_id) - 1 AS number, * FROM scope
 """
 
 _COLUMNS = {

@@ -79,7 +79,8 @@ def parts(found: Report, by: str) -> Iterator[RenderableType]:
             f" of {_hours(whole.allocated)} allocated accelerator-hours {span}",
         )
     if whole.utilisation is not None:
-        yield Text(f"Utilisation {percent(whole.utilisation)} of {_hours(whole.installed)} installed")
+        installed = f"{_hours(whole.installed)} installed accelerator-hours"
+        yield f"Utilisation {percent(whole.utilisation)} of {installed}"
     if found.groups:
         yield ""
         yield _chart(found.groups, by)

@@ -27,6 +27,14 @@ _VALUES = f"""(
   UNION ALL
   SELECT true, source, broker_time, {_EVENT} FROM source_event WHERE broker_time IS NOT NULL)"""
 
+_NEW_VALUES = """(
+  SELECT false AS beat, source, source_seq AS "value", epoch_us(t) AS t,
+    topic, "partition", "offset", event_id
+  FROM new_event WHERE source_seq IS NOT NULL
+  UNION ALL
+  SELECT true, source, epoch_us(broker_time), epoch_us(t), topic, "partition", "offset", event_id
+  FROM new_event WHERE broker_time IS NOT NULL)"""
+
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS source_event (
   source VARCHAR, source_seq BIGINT, broker_time BIGINT, future BOOLEAN,
@@ -44,34 +52,66 @@ CREATE TEMP TABLE IF NOT EXISTS gap_region (beat BOOLEAN, source VARCHAR, low BI
 # `until` (null: none) bound it; `fired`: it was found too long; `stale`: these five are to be set.
 # gap_new, gap_cut, end_cut: gaps added, gaps taken away and fired ends taken away in this step.
 
+_LEAST_US = f"coalesce(b.least_us, {DEFAULT_SILENCE_S * 1_000_000})"
+
 _TAKE = f"""
 INSERT INTO source_event
 SELECT source, source_seq, epoch_us(broker_time), future, epoch_us(t), topic, "partition", "offset", event_id
 FROM new_event;
-CREATE OR REPLACE TEMP TABLE gap_fresh AS
-SELECT beat, source, "value", max({_STRUCT}) AS event, min(t) AS next_t
+CREATE OR REPLACE TEMP TABLE gap_span AS
+SELECT false AS beat, source, min(source_seq) AS low, max(source_seq) AS high,
+  max(source_seq)::HUGEINT - min(source_seq) < count(DISTINCT source_seq) AS whole
+FROM new_event WHERE source_seq IS NOT NULL GROUP BY source
+UNION ALL
+SELECT true, n.source, low, high, high - low <= {_LEAST_US}
 FROM (
-  SELECT false AS beat, source, source_seq AS "value", epoch_us(t) AS t,
-    topic, "partition", "offset", event_id
-  FROM new_event WHERE source_seq IS NOT NULL
-  UNION ALL
-  SELECT true, source, epoch_us(broker_time), epoch_us(t), topic, "partition", "offset", event_id
-  FROM new_event WHERE broker_time IS NOT NULL)
+  SELECT source, epoch_us(min(broker_time)) AS low, epoch_us(max(broker_time)) AS high
+  FROM new_event WHERE broker_time IS NOT NULL GROUP BY source) n
+  LEFT JOIN source_bound b ON n.source = b.source;
+CREATE OR REPLACE TEMP TABLE gap_island AS SELECT beat, source, low, high FROM gap_span WHERE whole
+"""
+# gap_island: the step's values, as stretches whose values lie no further apart than the threshold.
+
+_TAKE_APART = f"""
+INSERT INTO gap_island
+WITH valued AS (
+  SELECT DISTINCT beat, source, "value" FROM {_NEW_VALUES} SEMI JOIN (FROM gap_span WHERE NOT whole)
+  USING (beat, source)),
+apart AS (
+  SELECT v.*, "value"::HUGEINT - lag("value") OVER (PARTITION BY beat, v.source ORDER BY "value")
+      > CASE WHEN beat THEN {_LEAST_US} ELSE 1 END AS starts
+  FROM valued v LEFT JOIN source_bound b ON v.source = b.source),
+numbered AS (
+  SELECT *, count(*) FILTER (starts) OVER (PARTITION BY beat, source ORDER BY "value") AS island FROM apart)
+SELECT beat, source, min("value"), max("value") FROM numbered GROUP BY beat, source, island
+"""
+
+_FRESH = f"""
+CREATE OR REPLACE TEMP TABLE gap_fresh AS
+SELECT v.beat, v.source, v."value", any_value(i.high) AS solid_to, false AS old,
+  max({_STRUCT}) AS event, min(t) AS next_t
+FROM {_NEW_VALUES} v SEMI JOIN (
+    SELECT beat, source, low AS "value" FROM gap_island
+    UNION SELECT beat, source, high FROM gap_island) USING (beat, source, "value")
+  LEFT JOIN gap_island i ON v.beat = i.beat AND v.source = i.source AND v."value" = i.low
 GROUP BY ALL;
 INSERT INTO source_end BY NAME
 SELECT DISTINCT beat, source, false AS fired, true AS stale
-FROM gap_fresh ANTI JOIN source_end USING (beat, source);
-CREATE OR REPLACE TEMP TABLE end_hit AS FROM source_end SEMI JOIN gap_fresh USING (beat, source);
-CREATE OR REPLACE TEMP TABLE gap_late AS
-SELECT f.beat, f.source, f."value", f."value" IN (low, high) AS outermost
-FROM gap_fresh f JOIN (
-  SELECT beat, source, max(after) AS low, max(before) AS high FROM end_hit GROUP BY ALL) USING (beat, source)
-WHERE f."value" BETWEEN low AND high
+FROM gap_span ANTI JOIN source_end USING (beat, source);
+CREATE OR REPLACE TEMP TABLE end_hit AS FROM source_end SEMI JOIN gap_span USING (beat, source);
+CREATE OR REPLACE TEMP TABLE gap_hull AS
+SELECT beat, source, max(after) AS low, max(before) AS high FROM end_hit GROUP BY ALL;
+CREATE OR REPLACE TEMP TABLE gap_over AS
+SELECT i.* FROM gap_island i JOIN gap_hull h USING (beat, source) WHERE i.low <= h.high AND i.high >= h.low
 """
-# gap_fresh: the step's values; end_hit: their sources' ends; gap_late: values that lengthen neither end.
+# gap_fresh: the first and last values of stretches; end_hit: the ends of their sources; gap_hull: the lowest
+# and highest values so far; gap_over: the stretches that do more than lengthen an end.
 
 _HIT = """
-CREATE OR REPLACE TEMP TABLE gap_near AS FROM source_gap SEMI JOIN gap_late USING (beat, source);
+CREATE OR REPLACE TEMP TABLE gap_late AS
+SELECT f.beat, f.source, f."value", f."value" IN (low, high) AS outermost
+FROM gap_fresh f JOIN gap_hull USING (beat, source) WHERE f."value" BETWEEN low AND high;
+CREATE OR REPLACE TEMP TABLE gap_near AS FROM source_gap SEMI JOIN gap_over USING (beat, source);
 CREATE OR REPLACE TEMP TABLE gap_pair AS
 SELECT g.*, l."value" FROM gap_late l ASOF JOIN gap_near g
   ON l.beat = g.beat AND l.source = g.source AND l."value" >= g.before
@@ -79,29 +119,34 @@ WHERE l."value" <= g.after
 UNION
 SELECT g.*, l."value" FROM gap_late l JOIN gap_near g
   ON l.beat = g.beat AND l.source = g.source AND l."value" = g.after;
-CREATE OR REPLACE TEMP TABLE gap_hit AS SELECT DISTINCT * EXCLUDE ("value") FROM gap_pair;
-DELETE FROM gap_fresh f USING (
-  FROM gap_late ANTI JOIN gap_pair USING (beat, source, "value") WHERE NOT outermost) i
+CREATE OR REPLACE TEMP TABLE gap_hit AS
+SELECT * EXCLUDE ("value") FROM gap_pair
+UNION
+SELECT g.* FROM gap_near g ASOF JOIN gap_over o
+  ON g.beat = o.beat AND g.source = o.source AND g.before >= o.low
+WHERE g.after <= o.high;
+UPDATE gap_fresh f SET old = true
+FROM (FROM gap_late ANTI JOIN gap_pair USING (beat, source, "value") WHERE NOT outermost) i
 WHERE f.beat = i.beat AND f.source = i.source AND f."value" = i."value"
 """
-# gap_hit: the gaps that late values fall into or border on; a late value elsewhere changes nothing.
+# gap_hit: the gaps that a stretch ends in, borders on or fills; where there was no gap nothing is new.
 
 _NO_HIT = f"CREATE OR REPLACE TEMP TABLE gap_hit ({_COLUMNS})"
 
 _POINTS = f"""
 CREATE OR REPLACE TEMP TABLE gap_point AS
-SELECT beat, source, "value", bool_or(old) AS old, max(gap_to) AS gap_to, max(event) AS event,
-  min(next_t) AS next_t
+SELECT beat, source, "value", bool_or(old) AS old, max(gap_to) AS gap_to, max(solid_to) AS solid_to,
+  max(event) AS event, min(next_t) AS next_t
 FROM (
-  SELECT beat, source, "value", false AS old, NULL::BIGINT AS gap_to, event, next_t FROM gap_fresh
+  SELECT beat, source, "value", old, NULL::BIGINT AS gap_to, solid_to, event, next_t FROM gap_fresh
   UNION ALL
-  SELECT beat, source, before, true, after, {_STRUCT}, NULL FROM gap_hit
+  SELECT beat, source, before, true, after, NULL, {_STRUCT}, NULL FROM gap_hit
   UNION ALL
-  SELECT beat, source, after, true, NULL, NULL, next_t FROM gap_hit
+  SELECT beat, source, after, true, NULL, NULL, NULL, next_t FROM gap_hit
   UNION ALL
-  SELECT beat, source, before, true, NULL, {_STRUCT}, NULL FROM end_hit WHERE before IS NOT NULL
+  SELECT beat, source, before, true, NULL, NULL, {_STRUCT}, NULL FROM end_hit WHERE before IS NOT NULL
   UNION ALL
-  SELECT beat, source, after, true, NULL, NULL, next_t FROM end_hit WHERE after IS NOT NULL)
+  SELECT beat, source, after, true, NULL, NULL, NULL, next_t FROM end_hit WHERE after IS NOT NULL)
 GROUP BY ALL
 """
 
@@ -131,8 +176,8 @@ CREATE OR REPLACE TEMP TABLE end_hit AS
 SELECT e.* FROM source_end e JOIN gap_anchor a USING (beat, source)
 WHERE (a.low IS NULL AND e.before IS NULL) OR (a.high IS NULL AND e.after IS NULL);
 CREATE OR REPLACE TEMP TABLE gap_point AS
-SELECT v.beat, v.source, v."value", false AS old, NULL::BIGINT AS gap_to, max({_STRUCT}) AS event,
-  min(t) AS next_t
+SELECT v.beat, v.source, v."value", false AS old, NULL::BIGINT AS gap_to, NULL::BIGINT AS solid_to,
+  max({_STRUCT}) AS event, min(t) AS next_t
 FROM {_VALUES} v JOIN gap_anchor a USING (beat, source)
 WHERE (a.low IS NULL OR v."value" >= a.low) AND (a.high IS NULL OR v."value" <= a.high)
 GROUP BY ALL
@@ -142,8 +187,8 @@ GROUP BY ALL
 _PAIRS = f"""
 CREATE OR REPLACE TEMP TABLE gap_step AS
 SELECT beat, source, "value" AS before, old, gap_to, event, next_t AS own_t,
-  lag("value") OVER w AS previous, lead("value") OVER w AS after, lead(old) OVER w AS next_old,
-  lead(next_t) OVER w AS next_t
+  coalesce(max(solid_to) OVER w > "value", false) AS solid, lag("value") OVER w AS previous,
+  lead("value") OVER w AS after, lead(old) OVER w AS next_old, lead(next_t) OVER w AS next_t
 FROM gap_point WINDOW w AS (PARTITION BY beat, source ORDER BY "value");
 INSERT INTO gap_cut FROM gap_hit;
 INSERT INTO end_cut SELECT source, since FROM end_hit WHERE fired;
@@ -152,11 +197,12 @@ CREATE OR REPLACE TEMP TABLE gap_added AS
 SELECT s.beat, s.source, s.before, s.after, unnest(s.event), s.next_t
 FROM gap_step s LEFT JOIN source_bound b ON s.source = b.source
 WHERE s.after::HUGEINT - s.before
-    > CASE WHEN s.beat THEN coalesce(b.least_us, {DEFAULT_SILENCE_S * 1_000_000}) ELSE 1 END
-  AND (NOT s.old OR NOT s.next_old OR s.gap_to = s.after);
+    > CASE WHEN s.beat THEN {_LEAST_US} ELSE 1 END
+  AND NOT s.solid AND (NOT s.old OR NOT s.next_old OR s.gap_to = s.after);
 INSERT INTO gap_new FROM gap_added
 """
-# Between two values that were there before nothing is new, unless they are the ends of a gap that was hit.
+# Between two values that were there before nothing is new, unless they are the ends of a gap that was hit;
+# up to `solid_to` no two values are further apart than the threshold.
 
 _CUT = """
 DELETE FROM source_gap g USING gap_hit h WHERE g.beat = h.beat AND g.source = h.source AND g.before = h.before
@@ -186,24 +232,33 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
 
 def add(con: duckdb.DuckDBPyConnection) -> None:
     """Takes in `new_event`, then takes out `gone_event`."""
-    con.execute(_TAKE)
-    con.execute(_HIT if _any(con, "gap_late") else _NO_HIT)
-    con.execute(_POINTS)
-    _replace(con)
-    if _any(con, "gone_event"):
+    if holds(con, "new_event"):
+        _take(con)
+    if holds(con, "gone_event"):
         con.execute(_REGION)
-    if _any(con, "gap_region"):
+    if holds(con, "gap_region"):
         con.execute(_ANEW)
         _replace(con)
+
+
+def _take(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute(_TAKE)
+    if holds(con, "gap_span WHERE NOT whole"):
+        con.execute(_TAKE_APART)
+    con.execute(_FRESH)
+    con.execute(_HIT if holds(con, "gap_over") else _NO_HIT)
+    con.execute(_POINTS)
+    _replace(con)
 
 
 def _replace(con: duckdb.DuckDBPyConnection) -> None:
     """Puts the gaps and ends between the points in the place of those that were hit."""
     con.execute(_PAIRS)
-    if _any(con, "gap_hit"):
+    if holds(con, "gap_hit"):
         con.execute(_CUT)
     con.execute(_ENDS)
 
 
-def _any(con: duckdb.DuckDBPyConnection, table: str) -> bool:
+def holds(con: duckdb.DuckDBPyConnection, table: str) -> bool:
+    """Whether a table (with a condition, if need be) has a row."""
     return bool(con.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall())

@@ -32,7 +32,13 @@ CREATE TABLE IF NOT EXISTS source_version (
 CREATE TABLE IF NOT EXISTS source_interval (
   source VARCHAR, start BIGINT, stop BIGINT, limit_s BIGINT, sequenced BOOLEAN);
 CREATE TABLE IF NOT EXISTS source_first (first BIGINT);
-CREATE TEMP TABLE IF NOT EXISTS source_renewed (source VARCHAR)
+CREATE TEMP TABLE IF NOT EXISTS source_renewed (source VARCHAR);
+CREATE TEMP TABLE IF NOT EXISTS scope_sequence_gap (
+  topic VARCHAR, "partition" INTEGER, "offset" BIGINT, source VARCHAR, event_id VARCHAR, t TIMESTAMP,
+  first BIGINT, last BIGINT, next_at TIMESTAMP, sequenced BOOLEAN);
+CREATE TEMP TABLE IF NOT EXISTS scope_silence (
+  topic VARCHAR, "partition" INTEGER, "offset" BIGINT, source VARCHAR, event_id VARCHAR, t TIMESTAMP,
+  since TIMESTAMP, from_at TIMESTAMP, to_at TIMESTAMP, limit_s BIGINT)
 """
 # source_interval: disjoint, each with what the version in force says; source_first: the earliest broker time
 # that silences before first events were reckoned with; source_renewed: which have new versions in this step.
@@ -84,19 +90,19 @@ UPDATE source_end e SET fired = f.fired FROM end_flip f
 WHERE e.beat AND e.source = f.source AND e.before IS NOT DISTINCT FROM f.before
 """
 
-_RENEWED_GAPS = """
+_ALL_GAPS = """
 DELETE FROM gap_new WHERE source IN (FROM source_renewed);
 INSERT INTO gap_new FROM source_gap WHERE source IN (FROM source_renewed)
 """
 
 _SCOPE = """
-CREATE OR REPLACE TEMP TABLE scope_sequence_gap AS
+INSERT INTO scope_sequence_gap
 SELECT topic, "partition", "offset", g.source, event_id, make_timestamp(t) AS t,
   before + 1 AS first, after - 1 AS last, make_timestamp(next_t) AS next_at,
   CASE WHEN next_t < i.stop THEN i.sequenced END AS sequenced
 FROM gap_new g ASOF LEFT JOIN source_interval i ON g.source = i.source AND g.next_t >= i.start
 WHERE NOT beat;
-CREATE OR REPLACE TEMP TABLE scope_silence AS
+INSERT INTO scope_silence
 SELECT topic, "partition", "offset", g.source, event_id, make_timestamp(t) AS t,
   make_timestamp(before) AS since, make_timestamp(before) AS from_at,
   make_timestamp(least(after, b.latest)) AS to_at,
@@ -170,9 +176,12 @@ def judge(con: duckdb.DuckDBPyConnection, first: int | None, latest: int | None)
         con.execute("INSERT INTO source_first VALUES (?)", [first])
         con.execute("UPDATE source_end SET stale = true WHERE beat AND before IS NULL")
     _refresh(con, first, heads=True)
+    con.execute("DELETE FROM scope_sequence_gap; DELETE FROM scope_silence")
     _run(con, _FLIP, latest=latest)
-    con.execute(_RENEWED_GAPS)
-    _run(con, _SCOPE, latest=latest)
+    if absences.holds(con, "source_renewed"):
+        con.execute(_ALL_GAPS)
+    if any(absences.holds(con, table) for table in ("gap_new", "gap_cut", "end_cut", "end_flip")):
+        _run(con, _SCOPE, latest=latest)
     con.execute(_DONE)
 
 
@@ -181,7 +190,8 @@ def _refresh(con: duckdb.DuckDBPyConnection, first: int | None, heads: bool) -> 
 
     Heads are the ends before first events, which depend on the earliest broker time.
     """
-    _run(con, _REFRESH, first=first, heads=heads)
+    if absences.holds(con, f"source_end WHERE beat AND stale AND (before IS NULL) = {heads}"):
+        _run(con, _REFRESH, first=first, heads=heads)
 
 
 def _run(con: duckdb.DuckDBPyConnection, statements: str, **values: int | None) -> None:

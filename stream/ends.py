@@ -15,7 +15,10 @@ class Ends:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._consumer = AIOKafkaConsumer(
-            **settings.aiokafka(), isolation_level="read_committed", enable_auto_commit=False
+            **settings.aiokafka(),
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            metadata_max_age_ms=30_000,  # how soon a new partition is seen
         )
 
     async def start(self) -> None:

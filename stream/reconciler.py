@@ -24,7 +24,7 @@ from sinks.lake import Conflict
 from sinks.reconciler_metrics import ReconcilerMetrics
 from stream.ends import Ends
 from stream.publish import Publisher
-from stream.reconciling import Reconciling
+from stream.reconciling import Halted, Reconciling
 from stream.settings import Settings
 from stream.state_folder import ActiveLock
 from stream.ticks import Ticker
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 HEARTBEAT_SECONDS = 10.0
-TAKEOVER_SECONDS = 15.0
+TAKEOVER_SECONDS = 20.0
 SNAPSHOT_SECONDS = 300.0
 
 
@@ -86,7 +86,8 @@ class ReconcilerProcess:
             await self._close()
 
     def stop(self) -> None:
-        """Settle what has landed, and let `run` return."""
+        """Settle what has landed if active, and let `run` return."""
+        self._reconciling.halted = True
         self._stopping.set()
 
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -109,6 +110,10 @@ class ReconcilerProcess:
     # Standing by and being active
 
     async def _work(self, ready: Callable[[], None]) -> None:
+        with contextlib.suppress(Halted):
+            await self._follow_or_settle(ready)
+
+    async def _follow_or_settle(self, ready: Callable[[], None]) -> None:
         step = await self._follow()
         ready()
         while not self._stopping.is_set():

@@ -46,6 +46,10 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
+class Halted(Exception):  # noqa: N818
+    """Following was told to end; the state is as after the last step taken in."""
+
+
 @dataclass
 class Skimmed:
     """What silent steps leave to the settling one: duplicates, and the greatest times read (µs)."""
@@ -74,6 +78,7 @@ class Reconciling:
         self._lake = lake
         self._experimental = pa.array(sorted(experimental), pa.string())
         self._engine = engine
+        self.halted = False  # set from any thread: following ends before the next step
         self.behind = False  # whether the lake held more than the last turn has settled
 
     @property
@@ -93,7 +98,8 @@ class Reconciling:
     def follow(self, at: datetime) -> Settled | None:
         """Bring the state silently to where the lake has been settled, by whomever; returns the last step.
 
-        `at` (with a zone) is the time now. The state must not be ahead of the lake.
+        `at` (with a zone) is the time now. The state must not be ahead of the lake. Raises Halted when
+        `halted` was set.
         """
         settled = self._lake.settled()
         if settled is None or settled.step == self._engine.settled_step:
@@ -108,6 +114,8 @@ class Reconciling:
         """Take commits in without saying anything; nothing is decided by them until a settling step."""
         skimmed = Skimmed()
         for group in groups(commits):
+            if self.halted:
+                raise Halted
             given = read_step(group, clock=Clock(None, None))
             with self._taken_back_on_error():
                 output = self._engine.step(given, settle=False, at=at)

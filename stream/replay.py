@@ -7,6 +7,7 @@ come to. So the findings that hold are those of the lake, unless rules, or the c
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from schemas.events import EVENTS
 from schemas.reference import REFERENCES
 from schemas.tables import FETCHED
 from schemas.ticks import TICK
-from sinks.lake import Commit, Lake, Transaction
+from sinks.lake import Commit, Lake, Settled, Transaction
 from sinks.views import connect
 from stream.judging import extend
 from stream.positions import Hole, Partition
@@ -46,6 +47,8 @@ def replay(
 ) -> Summary:
     """Judge the records of the lake `source` again, into the new lake `target`.
 
+    What its reconciler has not settled yet is left out, unless it has settled nothing at all.
+
     `progress` is told the records judged as they are.
 
     Raises:
@@ -59,7 +62,8 @@ def replay(
         raise UsageError(f"{target} already holds records; replay into a new lake")
     settled = lake.settled()
     clock = Clock(settled.watermark, settled.latest_broker_time) if settled else None
-    replaying = _Replaying(lake, again, Judge(rules), progress)
+    commits = _commits(lake, settled)
+    replaying = _Replaying(commits, again, Judge(rules), progress)
     replaying.land(REFERENCES)
     replaying.land((*EVENTS, TICK.topic))
     output: StepOutput = conclude(again, rules, suppressions, replaying.bytes, clock=clock)
@@ -70,20 +74,27 @@ def replay(
 class _Replaying:
     """The records of one lake on their way into another."""
 
-    def __init__(self, lake: Lake, again: Lake, judge: Judge, progress: Callable[[int], None]) -> None:
-        self._lake = lake
+    def __init__(
+        self,
+        commits: Callable[[], Iterator[Commit]],
+        again: Lake,
+        judge: Judge,
+        progress: Callable[[int], None],
+    ) -> None:
+        """`commits` goes through the commits of the old lake, each time the same."""
+        self._commits = commits
         self._again = again
         self._judge = judge
         self._references = References(judge.columns)
         self._progress = progress
-        self._until = _stand_in(lake)
+        self._until = _stand_in(commits())
         self.summary = Summary()
         self.bytes = 0
 
     def land(self, topics: Collection[str]) -> None:
         """Judge and land the records of these topics."""
         open_one: _Open | None = None
-        for commit in self._lake.commits(0):
+        for commit in self._commits():
             if open_one is None:
                 open_one = _Open(self._again.begin(datetime.now(UTC)))
             for fetched in _raw(commit, topics):
@@ -133,6 +144,15 @@ class _Open:
         self.transaction.commit(self.ranges, references.known, self.holes)
 
 
+def _commits(lake: Lake, settled: Settled | None) -> Callable[[], Iterator[Commit]]:
+    """Goes through the commits up to the settled one, else through those there are now."""
+    if settled is not None:
+        last = settled.raw_version
+    else:
+        last = max((commit.version for commit in lake.commits(0)), default=0)
+    return lambda: takewhile(lambda commit: commit.version <= last, lake.commits(0))
+
+
 def _raw(commit: Commit, topics: Collection[str]) -> Iterator[pa.RecordBatch]:
     """The commit's records of these topics as FETCHED batches of one topic each, in order."""
     wanted = pa.array(sorted(topics), pa.string())
@@ -152,13 +172,13 @@ def _raw(commit: Commit, topics: Collection[str]) -> Iterator[pa.RecordBatch]:
             raise SekishoError(f"cannot read {file}: restore it from a copy ({error})") from error
 
 
-def _stand_in(lake: Lake) -> int | None:
+def _stand_in(commits: Iterator[Commit]) -> int | None:
     """What stands in for broker times (µs) where files had none: the latest that any event was given.
 
     An event was given the lesser of its own time and the scan's last tick: the latest of these does as well.
     """
     latest = None
-    for commit in lake.commits(0):
+    for commit in commits:
         for record in EVENTS.values():
             for file in commit.files.get(record.name, ()):
                 found = pc.max(pq.read_table(file, columns=["broker_time"], partitioning=None)["broker_time"])
@@ -192,7 +212,10 @@ class Difference:
 
 
 def compare(before: Path, after: Path) -> Difference:
-    """How the findings that hold (provisional or confirmed) differ between two lakes."""
+    """How the findings that hold (provisional or confirmed) differ between two lakes.
+
+    What only workers have said so far does not count in a lake that a reconciler has settled.
+    """
     old, new = _holding(before), _holding(after)
     changed = []
     for key in sorted(old.keys() & new.keys()):
@@ -209,6 +232,9 @@ def compare(before: Path, after: Path) -> Difference:
 
 def _holding(lake: Path) -> dict[tuple[str, str], Row]:
     with connect(lake) as views:
-        found = views.sql("FROM finding WHERE state IN ('provisional', 'confirmed')")
+        found = views.sql(
+            "FROM finding WHERE state IN ('provisional', 'confirmed') "
+            "AND (revision > 0 OR NOT EXISTS (FROM finding_history))"
+        )
         rows = [dict(zip(_SHOWN, row, strict=True)) for row in found.select(*_SHOWN).fetchall()]
     return {(row["rule_id"], row["subject"]): row for row in rows}

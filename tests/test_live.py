@@ -113,7 +113,7 @@ def last_tick(simulation: Simulation) -> Shipped:
     return Shipped(TICK, 0, tick(at), None, simulation.until // 1000)
 
 
-@pytest.mark.parametrize("kills", [0, 3])
+@pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_live_finds_what_is_planted_and_replay_the_same(
     fresh: LocalKafka, simulation: Simulation, tmp_path: Path, kills: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

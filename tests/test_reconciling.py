@@ -15,7 +15,7 @@ from schemas.reference import PARTY
 from sinks.lake import Conflict, Lake
 from sinks.views import connect
 from stream import reconciling as module
-from stream.reconciling import Reconciling
+from stream.reconciling import Halted, Reconciling
 from stream.state_folder import ActiveLock, claim
 from tests.fake_engine import RULE, FakeEngine
 from tests.landings import land, landing, scan
@@ -162,6 +162,19 @@ def test_partitions_with_unread_records_are_named(tmp_path: Path, monkeypatch: p
     turn(one, p0=30)
     assert not one.behind
     assert engine.given[-1][0].unread == frozenset()
+
+
+def test_following_can_be_halted(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path)
+    one = Reconciling(lake, FakeEngine())
+    add(lake, 0, 10)
+    turn(one)
+    engine = FakeEngine()
+    other = Reconciling(lake, engine)
+    other.halted = True
+    with pytest.raises(Halted):
+        other.follow(AT)
+    assert engine.position == 0
 
 
 def test_the_end_of_a_scan_is_one_settled_step(tmp_path: Path) -> None:

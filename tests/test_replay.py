@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from rules.rule import ROOT, load_all
 from schemas.errors import SekishoError, UsageError
+from schemas.events import ACCESS
 from sinks.lake import Lake
 from stream.commands.replay import command
 from stream.replay import compare, replay
@@ -18,6 +19,7 @@ from stream.simulation import files
 from stream.simulation.clock import HOUR
 from stream.simulation.simulator import Settings, Simulation, simulate
 from tests.flow import read
+from tests.landings import land, landing
 
 SETTINGS = Settings(seed=3, accelerators=1024, duration=HOUR, rate=1)
 
@@ -118,3 +120,13 @@ def test_wrong_use_is_refused(scanned: Path, tmp_path: Path) -> None:
         replay(scanned, scanned, load_all())
     with pytest.raises(SekishoError, match="no lake"):
         replay(tmp_path / "nothing", tmp_path / "again", load_all())
+
+
+def test_what_is_not_settled_is_left_out(scanned: Path, tmp_path: Path) -> None:
+    shutil.copytree(scanned, tmp_path / "lake")
+    lake = Lake.open(tmp_path / "lake")
+    end = lake.offsets()["custody.access", 0]
+    land(lake, landing(ACCESS, {0: range(end, end + 10)}))
+    replay(tmp_path / "lake", tmp_path / "again", load_all())
+    assert Lake.open(tmp_path / "again").offsets()["custody.access", 0] == end
+    assert not compare(tmp_path / "lake", tmp_path / "again")

@@ -29,7 +29,7 @@ _WIDTH = 9  # bytes of a number: 8 and one that is 1 for null
 def create(con: duckdb.DuckDBPyConnection) -> None:
     """Makes the secret where it is missing."""
     con.execute("CREATE TABLE IF NOT EXISTS fingerprint_secret (secret BLOB)")
-    if con.execute("SELECT count(*) FROM fingerprint_secret").fetchone() == (0,):
+    if con.execute("SELECT count(*) FROM fingerprint_secret").fetchall() == [(0,)]:
         con.execute("INSERT INTO fingerprint_secret VALUES (?)", [secrets.token_bytes(16)])
 
 

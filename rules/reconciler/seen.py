@@ -91,9 +91,8 @@ class Seen:
         )
 
     def _transaction(self) -> int:
-        row = self._con.execute("SELECT txid_current()").fetchone()
-        assert row is not None
-        return int(row[0])
+        ((number,),) = self._con.execute("SELECT txid_current()").fetchall()
+        return int(number)
 
     def _open(self, name: str, entries: int) -> Run:
         if self._folder is not None:

@@ -18,14 +18,25 @@ CREATE OR REPLACE TEMP TABLE step_released AS
 SELECT DISTINCT a.allocation_id, a.t FROM allocation a SEMI JOIN step_allocation USING (allocation_id)
 WHERE a.action = 'released';
 
+CREATE OR REPLACE TEMP TABLE step_any AS
+SELECT allocation_id, t, source, event_id, "partition", "offset", party_id_sent, principal, authorization_id,
+  serials
+FROM allocation SEMI JOIN step_allocation USING (allocation_id) WHERE action = 'allocated';
+
+CREATE OR REPLACE TEMP TABLE step_several AS
+SELECT allocation_id FROM step_any GROUP BY allocation_id HAVING count(*) > 1;
+
 CREATE OR REPLACE TEMP TABLE step_allocated AS
-SELECT a.*, r.t AS released_at, count(*) OVER (PARTITION BY a.allocation_id) = 1 AS is_only
-FROM (
-  SELECT allocation_id, t, party_id_sent, principal, authorization_id, serials
-  FROM allocation SEMI JOIN step_allocation USING (allocation_id)
-  WHERE action = 'allocated'
+WITH latest AS (
+  FROM step_any SEMI JOIN step_several USING (allocation_id)
   QUALIFY row_number() OVER (PARTITION BY allocation_id, t ORDER BY {LATEST}) = 1
-) a ASOF LEFT JOIN step_released r ON a.allocation_id = r.allocation_id AND a.t <= r.t;
+  UNION ALL FROM step_any ANTI JOIN step_several USING (allocation_id)
+), released AS (
+  SELECT allocation_id, a.t, min(r.t) AS released_at
+  FROM latest a JOIN step_released r USING (allocation_id) WHERE r.t >= a.t GROUP BY ALL
+)
+SELECT a.* EXCLUDE (source, event_id, "partition", "offset"), r.released_at
+FROM latest a LEFT JOIN released r USING (allocation_id, t);
 """
 
 _WITH_ALLOCATION = """
@@ -48,20 +59,19 @@ def with_allocation(record: Record, columns: str, where: str, more: str = "") ->
 
     Nearly every allocation has one `allocated` event, for which a hash join will do; the others need ASOF.
     """
-    several = "(SELECT allocation_id FROM step_allocated WHERE NOT is_only)"
     scope = f"scope_{record.name}"
     only = _WITH_ALLOCATION.format(
         columns=columns,
         more=more,
-        scope=f"(FROM {scope} ANTI JOIN {several} USING (allocation_id))",
-        join="LEFT JOIN (FROM step_allocated WHERE is_only)",
+        scope=f"(FROM {scope} ANTI JOIN step_several USING (allocation_id))",
+        join="LEFT JOIN step_allocated",
         where=where,
     )
     latest = _WITH_ALLOCATION.format(
         columns=columns,
         more=more,
-        scope=f"(FROM {scope} SEMI JOIN {several} USING (allocation_id))",
-        join="ASOF LEFT JOIN (FROM step_allocated WHERE NOT is_only)",
+        scope=f"(FROM {scope} SEMI JOIN step_several USING (allocation_id))",
+        join="ASOF LEFT JOIN step_allocated",
         where=where,
     )
     return f"{only} UNION ALL {latest}"

@@ -12,13 +12,15 @@ from schemas.errors import SekishoError
 FILE = "state.duckdb"
 _VERSION = 1  # of the tables' layout; another one is built anew
 _SETTINGS = (
+    # finding the best compression takes longer than all else in a commit, for a file that may be deleted
+    "SET force_compression = 'dictionary'",
     "SET TimeZone = 'UTC'",
     "SET preserve_insertion_order = false",
     "SET enable_progress_bar = false",
 )
 
 
-def connect(folder: Path | None, memory_limit: str = "1500MB") -> duckdb.DuckDBPyConnection:
+def connect(folder: Path | None, memory_limit: str = "1GB") -> duckdb.DuckDBPyConnection:
     """Opens the state in `folder`, or a new one in memory. Raises SekishoError when it cannot be opened."""
     path = ":memory:" if folder is None else str(folder / FILE)
     try:

@@ -9,7 +9,8 @@ import pytest
 from tests.compare import compare
 
 SEEDS = int(os.environ.get("SEKISHO_SEEDS", "50"))
-EVENTS = 5000
+EVENTS = 2000
+CHAINED, CHAINED_EVENTS = 8, 1500
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -19,5 +20,12 @@ def test_scan_agrees_with_the_plain_implementation(
     if seed % 2:  # many small batches and commits: versions and duplicates meet across them
         monkeypatch.setattr("stream.scan.BATCH_BYTES", 1 << 15)
         monkeypatch.setattr("stream.scan.COMMIT_BYTES", 1 << 19)
-    found = list(islice(compare(tmp_path, seed, EVENTS), 10))
+    found = list(islice(compare(tmp_path, seed, EVENTS, history=True), 10))
     assert not found, f"python -m tests.compare --seed {seed}:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("seed", range(CHAINED))
+def test_scan_agrees_on_events_that_hang_together(seed: int, tmp_path: Path) -> None:
+    found = list(islice(compare(tmp_path, seed, CHAINED_EVENTS, chains=True, history=True), 10))
+    called = f"python -m tests.compare --chains --seed {seed} --events {CHAINED_EVENTS}"
+    assert not found, f"{called}:\n" + "\n".join(found)

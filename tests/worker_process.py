@@ -1,4 +1,4 @@
-"""A `sekisho worker` in a process of its own, to be watched, stopped and killed."""
+"""A `sekisho worker` or `reconciler` in a process of its own, to be watched, stopped and killed."""
 
 import contextlib
 import os
@@ -23,6 +23,9 @@ QUICK = {
 class WorkerProcess:
     """A worker; ends with the block. Settings are given without prefix (`batch_rows=10`)."""
 
+    arguments: tuple[str, ...] = ("worker",)
+    says_when_ready = "reference versions"
+
     def __init__(self, brokers: str, lake: Path, **settings: object) -> None:
         given = {f"SEKISHO_{name.upper()}": str(value) for name, value in settings.items()}
         self._environment = {
@@ -36,10 +39,9 @@ class WorkerProcess:
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        code = "import sys; from stream.cli import main; sys.argv = ['sekisho', 'worker']; main()"
-        return subprocess.Popen(
-            [sys.executable, "-c", code], env=self._environment, stdout=self._output, stderr=self._output
-        )
+        code = "import sys; from stream.cli import main; sys.argv[0] = 'sekisho'; main()"
+        command = [sys.executable, "-c", code, *self.arguments]
+        return subprocess.Popen(command, env=self._environment, stdout=self._output, stderr=self._output)
 
     def __enter__(self) -> Self:
         return self
@@ -84,4 +86,11 @@ class WorkerProcess:
 
     def until_ready(self) -> None:
         """Wait for the line that says what it reads."""
-        self.until(lambda: "reference versions" in self.output)
+        self.until(lambda: self.says_when_ready in self.output)
+
+
+class ReconcilerProcess(WorkerProcess):
+    """A reconciler that sends no ticks of its own."""
+
+    arguments = ("reconciler", "--tick-seconds", "0")
+    says_when_ready = "sekisho reconciler of"

@@ -1,0 +1,45 @@
+"""The same records give the same findings: in `scan`, live whatever happens, and in `replay`.
+
+That `scan` gives the plain implementation's answer is tested in `test_scan.py`; here what arrives bit by bit
+is held against the same answer.
+"""
+
+import os
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from deploy.local_kafka import LocalKafka
+from tests import live, one_answer
+
+SEEDS = int(os.environ.get("SEKISHO_LIVE_SEEDS", "6"))
+THROUGH_KAFKA = 20
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_steps_cut_anywhere_come_to_the_same(seed: int, tmp_path: Path) -> None:
+    found = list(islice(one_answer.compare(tmp_path, seed, events=300), 10))
+    assert not found, f"python -m tests.one_answer --seed {seed} --events 300:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_kafka_workers_and_reconciler_come_to_the_same(kafka: LocalKafka, seed: int, tmp_path: Path) -> None:
+    assert_same(kafka, seed, tmp_path, kills=0)
+
+
+def test_kills_and_lost_states_come_to_the_same(kafka: LocalKafka, tmp_path: Path) -> None:
+    assert_same(kafka, 3, tmp_path, kills=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4, 4 + THROUGH_KAFKA))
+def test_kills_and_lost_states_come_to_the_same_with_many_seeds(
+    kafka: LocalKafka, seed: int, tmp_path: Path
+) -> None:
+    assert_same(kafka, seed, tmp_path, kills=seed % 7)
+
+
+def assert_same(kafka: LocalKafka, seed: int, folder: Path, kills: int) -> None:
+    found = list(islice(live.compare(kafka, folder, seed, kills=kills), 10))
+    assert not found, f"python -m tests.live --seed {seed} --kills {kills}:\n" + "\n".join(found)

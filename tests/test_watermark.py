@@ -144,10 +144,12 @@ def test_what_was_put_out_before_is_taken_over() -> None:
     assert engine.step().watermark == BASE
 
 
-def test_an_event_that_turns_out_a_duplicate_takes_its_times_along() -> None:
+def test_a_newest_event_that_gives_way_to_a_future_copy_of_itself() -> None:
     engine = Engine()
     old = event(9, "a", BASE + 1000, BASE + 1000)
-    engine.step(event(1, "a", BASE), old, event(2, "b", BASE + 2000))
-    engine.step(event(3, "a", BASE + 1000, BASE, future=True), gone=(old,))
+    kept = event(10, "b", BASE + 2000)
+    engine.step(event(1, "a", BASE), old, event(2, "b", BASE), kept)
+    copies = Event(9, "a", None, BASE + 1000, BASE, 0, True), Event(10, "b", None, BASE + 2000, BASE, 0)
+    engine.step(*copies, gone=(old, kept))
     rows = engine.con.execute("SELECT source, newest FROM source_clock ORDER BY source").fetchall()
     assert rows == [("a", BASE), ("b", BASE + 2000)]

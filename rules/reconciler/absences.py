@@ -21,12 +21,6 @@ _COLUMNS = (
     "beat BOOLEAN, source VARCHAR, before BIGINT, after BIGINT, "
     't BIGINT, topic VARCHAR, "partition" INTEGER, "offset" BIGINT, event_id VARCHAR, next_t BIGINT'
 )
-_VALUES = f"""(
-  SELECT false AS beat, source, source_seq AS "value", {_EVENT}
-  FROM source_event WHERE source_seq IS NOT NULL
-  UNION ALL
-  SELECT true, source, broker_time, {_EVENT} FROM source_event WHERE broker_time IS NOT NULL)"""
-
 _NEW_VALUES = """(
   SELECT false AS beat, source, source_seq AS "value", epoch_us(t) AS t,
     topic, "partition", "offset", event_id
@@ -48,6 +42,7 @@ CREATE TEMP TABLE IF NOT EXISTS gap_cut ({_COLUMNS});
 CREATE TEMP TABLE IF NOT EXISTS end_cut (source VARCHAR, since BIGINT);
 CREATE TEMP TABLE IF NOT EXISTS gap_region (beat BOOLEAN, source VARCHAR, low BIGINT, high BIGINT)
 """
+_EVER = {"low": -(1 << 63), "high": (1 << 63) - 1}
 # source_end: `since` and `from_at` say when the silence at this end began, `limit_s` (null: the default) and
 # `until` (null: none) bound it; `fired`: it was found too long; `stale`: these five are to be set.
 # gap_new, gap_cut, end_cut: gaps added, gaps taken away and fired ends taken away in this step.
@@ -150,25 +145,46 @@ FROM (
 GROUP BY ALL
 """
 
-_REGION = """
+_LEAVE = """
 DELETE FROM source_event e USING gone_event g
 WHERE e.topic = g.topic AND e."partition" = g."partition" AND e."offset" = g."offset";
 INSERT INTO gap_region
-SELECT false, source, min(source_seq), max(source_seq)
-FROM gone_event WHERE source_seq IS NOT NULL GROUP BY ALL
+SELECT false, g.source, min(source_seq), max(source_seq)
+FROM gone_event g SEMI JOIN (
+    SELECT source, before, topic, "partition", "offset" FROM source_gap WHERE NOT beat
+    UNION ALL SELECT source, before, topic, "partition", "offset" FROM source_end WHERE NOT beat) b
+  ON g.source = b.source AND g.source_seq = b.before AND g.topic = b.topic
+    AND g."partition" = b."partition" AND g."offset" = b."offset"
+GROUP BY g.source
 UNION ALL
-SELECT true, source, min(epoch_us(broker_time)), max(epoch_us(broker_time))
-FROM gone_event WHERE broker_time IS NOT NULL GROUP BY ALL
+SELECT true, source, epoch_us(min(broker_time)), epoch_us(max(broker_time))
+FROM gone_event WHERE broker_time IS NOT NULL GROUP BY source
 """
+# What takes an event's place has its number, which matters only where the event stood before a gap.
 
-_ANEW = f"""
+
+def _anew(beat: bool) -> str:
+    """SQL that works out the points of `gap_region` anew, from the values between $low and $high.
+
+    gap_anchor: of each region the nearest values outside. They lie within the threshold, or else across a
+    gap; null where there are none.
+    """
+    value = "broker_time" if beat else "source_seq"
+    return f"""
 CREATE OR REPLACE TEMP TABLE gap_anchor AS
-SELECT r.beat, r.source, max(v."value") FILTER (v."value" < r.low) AS low,
-  min(v."value") FILTER (v."value" > r.high) AS high
-FROM (SELECT beat, source, CASE WHEN count(low) = count(*) THEN min(low) END AS low,
-        CASE WHEN count(high) = count(*) THEN max(high) END AS high FROM gap_region GROUP BY ALL) r
-  LEFT JOIN {_VALUES} v ON r.beat = v.beat AND r.source = v.source
-GROUP BY r.beat, r.source;
+WITH region AS (
+  SELECT source, CASE WHEN count(low) = count(*) THEN min(low) END AS low,
+    CASE WHEN count(high) = count(*) THEN max(high) END AS high
+  FROM gap_region WHERE beat = {beat} GROUP BY source),
+near AS (
+  SELECT r.source, max({value}) FILTER ({value} < r.low) AS below,
+    min({value}) FILTER ({value} > r.high) AS above
+  FROM region r JOIN source_event e ON r.source = e.source
+  WHERE {value} BETWEEN $low AND $high GROUP BY r.source)
+SELECT {beat} AS beat, r.source, coalesce(n.below, b.before) AS low, coalesce(n.above, a.after) AS high
+FROM region r LEFT JOIN near n ON r.source = n.source
+  LEFT JOIN source_gap b ON b.beat = {beat} AND b.source = r.source AND b.after = r.low
+  LEFT JOIN source_gap a ON a.beat = {beat} AND a.source = r.source AND a.before = r.high;
 CREATE OR REPLACE TEMP TABLE gap_hit AS
 SELECT g.* FROM source_gap g JOIN gap_anchor a USING (beat, source)
 WHERE (a.low IS NULL OR g.before >= a.low) AND (a.high IS NULL OR g.after <= a.high);
@@ -176,13 +192,22 @@ CREATE OR REPLACE TEMP TABLE end_hit AS
 SELECT e.* FROM source_end e JOIN gap_anchor a USING (beat, source)
 WHERE (a.low IS NULL AND e.before IS NULL) OR (a.high IS NULL AND e.after IS NULL);
 CREATE OR REPLACE TEMP TABLE gap_point AS
-SELECT v.beat, v.source, v."value", false AS old, NULL::BIGINT AS gap_to, NULL::BIGINT AS solid_to,
-  max({_STRUCT}) AS event, min(t) AS next_t
-FROM {_VALUES} v JOIN gap_anchor a USING (beat, source)
-WHERE (a.low IS NULL OR v."value" >= a.low) AND (a.high IS NULL OR v."value" <= a.high)
+SELECT beat, source, "value", false AS old, NULL::BIGINT AS gap_to, NULL::BIGINT AS solid_to,
+  max(event) AS event, min(next_t) AS next_t
+FROM (
+  SELECT beat, source, {value} AS "value", {_STRUCT} AS event, t AS next_t
+  FROM source_event JOIN gap_anchor a USING (source)
+  WHERE {value} BETWEEN $low AND $high
+    AND (a.low IS NULL OR {value} >= a.low) AND (a.high IS NULL OR {value} <= a.high)
+  UNION ALL
+  SELECT beat, source, before, {_STRUCT}, NULL
+  FROM gap_hit JOIN gap_anchor a USING (beat, source) WHERE before = a.low
+  UNION ALL
+  SELECT beat, source, after, NULL, next_t
+  FROM gap_hit JOIN gap_anchor a USING (beat, source) WHERE after = a.high)
 GROUP BY ALL
 """
-# gap_anchor: of each region the nearest values outside, null where there are none.
+
 
 _PAIRS = f"""
 CREATE OR REPLACE TEMP TABLE gap_step AS
@@ -235,10 +260,23 @@ def add(con: duckdb.DuckDBPyConnection) -> None:
     if holds(con, "new_event"):
         _take(con)
     if holds(con, "gone_event"):
-        con.execute(_REGION)
-    if holds(con, "gap_region"):
-        con.execute(_ANEW)
-        _replace(con)
+        con.execute(_LEAVE)
+    for beat in (False, True):
+        if holds(con, f"gap_region WHERE beat = {beat}"):
+            _work_out_anew(con, beat)
+
+
+def _work_out_anew(con: duckdb.DuckDBPyConnection, beat: bool) -> None:
+    """Finds the gaps in `gap_region` again; of broker times only their surroundings in time are read."""
+    (bounds,) = con.execute(
+        "SELECT count(low) = count(*), min(low), max(high) FROM gap_region WHERE beat = ?", [beat]
+    ).fetchall()
+    limited, low, high = bounds
+    margin = DEFAULT_SILENCE_S * 1_000_000  # no threshold is higher
+    named = {"low": low - margin, "high": high + margin} if limited and beat else _EVER
+    for statement in _anew(beat).split(";"):
+        con.execute(statement, {name: named[name] for name in named if f"${name}" in statement})
+    _replace(con)
 
 
 def _take(con: duckdb.DuckDBPyConnection) -> None:

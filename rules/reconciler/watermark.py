@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import duckdb
 
+from rules.reconciler.absences import holds
 from rules.reconciler.given import Clock, Partition
 from rules.reconciler.sources import LIMIT_US
 
@@ -39,14 +40,20 @@ FROM (SELECT topic, "partition", max(newest) AS newest FROM clock_new GROUP BY A
 WHERE c.topic = n.topic AND c."partition" = n."partition" AND (c.newest IS NULL OR c.newest < n.newest)
 """
 
-_GONE = """
+_FUTURE_NOW = """
+CREATE OR REPLACE TEMP TABLE clock_back AS
+SELECT DISTINCT source FROM gone_event g JOIN source_clock c USING (source)
+  ANTI JOIN (FROM new_event WHERE NOT future) USING (source, event_id, t)
+WHERE NOT g.future AND epoch_us(g.t) = c.newest
+"""
+_BACK = """
 UPDATE source_clock c SET newest = n.newest
 FROM (
   SELECT source, max(t) FILTER (NOT future) AS newest FROM source_event
-  WHERE source IN (SELECT source FROM gone_event) GROUP BY source) n
+  WHERE source IN (FROM clock_back) GROUP BY source) n
 WHERE c.source = n.source
 """
-# a copy that has gone may not have been `future` while the one that stays is
+# clock_back: sources whose newest event gave way to a copy of itself that is `future`
 
 _LIVE = f"coalesce($latest::BIGINT - e.before <= {LIMIT_US}, false)"
 _HEARD = """
@@ -131,8 +138,10 @@ def _follow(con: duckdb.DuckDBPyConnection, watermark: int | None) -> int:
     ).fetchall()
     if events:
         con.execute(_ADVANCE)
-    if con.execute("SELECT 1 FROM gone_event LIMIT 1").fetchall():
-        con.execute(_GONE)
+    if holds(con, "gone_event"):
+        con.execute(_FUTURE_NOW)
+        if holds(con, "clock_back"):
+            con.execute(_BACK)
     return int(late)
 
 

@@ -78,6 +78,9 @@ class Reconciling:
         self._lake = lake
         self._experimental = pa.array(sorted(experimental), pa.string())
         self._engine = engine
+        self._latest: int | None = (
+            None  # broker time (µs) the lake had come to; a scan's tick is in no record
+        )
         self.halted = False  # set from any thread: following ends before the next step
         self.behind = False  # whether the lake held more than the last turn has settled
 
@@ -102,6 +105,8 @@ class Reconciling:
         `halted` was set.
         """
         settled = self._lake.settled()
+        if settled is not None:
+            self._latest = settled.latest_broker_time
         if settled is None or settled.step == self._engine.settled_step:
             return settled
         after, until = self._engine.position, settled.raw_version
@@ -116,7 +121,7 @@ class Reconciling:
         for group in groups(commits):
             if self.halted:
                 raise Halted
-            given = read_step(group, clock=Clock(None, None))
+            given = replace(read_step(group), clock=Clock(None, None))
             with self._taken_back_on_error():
                 output = self._engine.step(given, settle=False, at=at)
             self._engine.commit()
@@ -154,11 +159,12 @@ class Reconciling:
         unread |= {place for commit in rest for place in commit.batch.ranges if place[0] in EVENTS}
         if len(listed) == AHEAD:  # what comes behind was not looked at
             unread |= {place for place in (*landed, *ends) if place[0] in EVENTS}
-        if group:
-            return self.settle(read_step(group, unread=frozenset(unread)), at, final)
-        if is_due:
-            return self.settle(StepInput(self.position, unread=frozenset(unread)), at, final)
-        return None
+        if not group and not is_due:
+            return None
+        given = read_step(group) if group else StepInput(self.position)
+        known = [time for time in (given.broker_last, self._latest) if time is not None]
+        given = replace(given, unread=frozenset(unread), broker_last=max(known, default=None))
+        return self.settle(given, at, final)
 
     def settle(
         self,

@@ -1,7 +1,7 @@
 """Consecutive commits of `raw` as the input of one step of the reconciler."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rules.reconciler.given import REJECTED, Clock, Partition, StepInput, before_landing, event_schema
+from rules.reconciler.given import REJECTED, StepInput, before_landing, event_schema
 from schemas.columns import decode
 from schemas.errors import SekishoError
 from schemas.events import EVENTS
@@ -37,17 +37,12 @@ def groups(commits: Iterable[Commit], most_rows: int | None = None) -> Iterator[
         yield group
 
 
-def read_step(
-    commits: Sequence[Commit], unread: frozenset[Partition] = frozenset(), clock: Clock | None = None
-) -> StepInput:
-    """What these commits landed; `unread` and `clock` are passed on.
-
-    Raises SekishoError where a file cannot be read.
-    """
+def read_step(commits: Sequence[Commit]) -> StepInput:
+    """What these commits landed. Raises SekishoError where a file cannot be read."""
     reading = _Reading()
     for index, commit in enumerate(commits):
         reading.add(index, commit)
-    return replace(reading.done(commits), unread=unread, clock=clock)
+    return reading.done(commits)
 
 
 @dataclass

@@ -2,17 +2,20 @@
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from rules.reconciler.step import Reconciler
 from rules.rule import ROOT, load_all
 from schemas.errors import SekishoError, UsageError
 from schemas.events import ACCESS
 from sinks.lake import Lake
 from stream.commands.replay import command
+from stream.reconciling import Reconciling
 from stream.replay import compare, replay
 from stream.scan import scan
 from stream.simulation import files
@@ -130,3 +133,18 @@ def test_what_is_not_settled_is_left_out(scanned: Path, tmp_path: Path) -> None:
     replay(tmp_path / "lake", tmp_path / "again", load_all())
     assert Lake.open(tmp_path / "again").offsets()["custody.access", 0] == end
     assert not compare(tmp_path / "lake", tmp_path / "again")
+
+
+def test_a_state_made_anew_has_nothing_new_to_say(scanned: Path, tmp_path: Path) -> None:
+    shutil.copytree(scanned, tmp_path / "lake")
+    lake = Lake.open(tmp_path / "lake")
+    again = Reconciling(lake, Reconciler(None, load_all()))
+    again.load_references()
+    before = again.follow(datetime.now(UTC))
+    said = again.turn({}, datetime.now(UTC), is_due=True, final=True)
+    again.close()
+    assert before is not None
+    assert said is not None
+    assert [said.history.num_rows, said.events.num_rows, said.duplicates.num_rows] == [0, 0, 0]
+    assert said.coverage.num_rows == 0
+    assert (said.watermark, said.latest_broker_time) == (before.watermark, before.latest_broker_time)

@@ -48,6 +48,11 @@ WHERE {where}
 """
 
 
+def create(con: duckdb.DuckDBPyConnection) -> None:
+    """Makes the tables, for this connection; `scope.create` comes first."""
+    con.execute(_STEP)
+
+
 def follow(con: duckdb.DuckDBPyConnection) -> None:
     """Gathers the chains of the scope's allocations. Expects the new allocation events to be kept."""
     con.execute(_STEP)

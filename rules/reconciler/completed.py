@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from rules.join import join
 from rules.judge import Judge
 from rules.reconciler.chain import with_allocation
+from rules.reconciler.scope import Size
 from rules.reconciler.store import listed
 from rules.references import References
 from schemas.events import EVENTS
@@ -26,31 +27,42 @@ _PLACES = ("topic", "partition", "offset", "source", "event_id", "t")
 _NAMED = {"party_id": "party_id_sent", "occurred_at": "t"}
 
 
-def judge_rows(con: duckdb.DuckDBPyConnection, references: References, judge: Judge) -> None:
+def judge_rows(
+    con: duckdb.DuckDBPyConnection, references: References, judge: Judge, size: Size, stale: bool
+) -> None:
     """Judges the scope's rows with `row_rules` or `completes`: fills `desired` and `judged_row`.
 
     What fired at landing, with nothing learned since, is not judged again: workers have said it.
+
+    Args:
+        con: the state.
+        references: all versions known now.
+        judge: the row rules.
+        size: that of the scope.
+        stale: whether some of the new events were judged without versions that are known now.
     """
     for record in EVENTS.values():
-        for rows in _batches(con, record):
-            found = _judge(record, rows, references, judge)
-            con.register("found", found)
-            con.execute("INSERT INTO desired BY NAME SELECT * FROM found")
-            con.unregister("found")
-        con.execute(
-            'INSERT INTO judged_row SELECT topic, "partition", "offset" '
-            f"FROM scope_{record.name} WHERE row_rules"
-        )
+        again = stale or size.older[record.name] > 0
+        wheres = ["s.row_rules"] if again else []
+        wheres += ["s.completes AND NOT s.row_rules"] if size.new[record.name] else []
+        for where in wheres:
+            for rows in _batches(con, record, where):
+                con.register("found", _judge(record, rows, references, judge))
+                con.execute("INSERT INTO desired BY NAME SELECT * FROM found")
+                con.unregister("found")
+        if again:
+            con.execute(
+                'INSERT INTO judged_row SELECT topic, "partition", "offset" '
+                f"FROM scope_{record.name} WHERE row_rules"
+            )
 
 
-def _batches(con: duckdb.DuckDBPyConnection, record: Record) -> Iterator[pa.RecordBatch]:
-    """Rows that are judged as sent first, so that few batches have both sorts."""
-    columns = f"{listed(record, 's')}, s.verdicts, s.row_rules, s.completes"
-    for where in ("s.row_rules", "s.completes AND NOT s.row_rules"):
-        rows = con.sql(with_allocation(record, columns, where)).to_arrow_table()
-        for batch in rows.combine_chunks().to_batches(max_chunksize=BATCH_ROWS):
-            if batch.num_rows:
-                yield batch
+def _batches(con: duckdb.DuckDBPyConnection, record: Record, where: str) -> Iterator[pa.RecordBatch]:
+    columns = f"{listed(record, 's')}, s.verdicts, s.row_rules"
+    rows = con.sql(with_allocation(record, columns, where)).to_arrow_table()
+    for batch in rows.combine_chunks().to_batches(max_chunksize=BATCH_ROWS):
+        if batch.num_rows:
+            yield batch
 
 
 def _judge(record: Record, rows: pa.RecordBatch, references: References, judge: Judge) -> pa.Table:

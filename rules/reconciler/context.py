@@ -9,9 +9,11 @@ import pyarrow.compute as pc
 from rules.join import parties
 from rules.reconciler import intervals
 from rules.reconciler.chain import with_allocation
+from rules.reconciler.scope import Size
+from rules.reconciler.store import filled
 from rules.references import References
 from rules.versions import times
-from schemas.events import ACCESS, ALLOCATION, PLACEMENT
+from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
 from schemas.record import Record
 from schemas.reference import AUTHORIZATION, PARTY
 
@@ -62,7 +64,7 @@ CREATE OR REPLACE TEMP TABLE chain_serial AS
 SELECT * EXCLUDE (beside), beside AS held_by FROM ({beside}) WHERE beside > 0
 """
 
-_VIEWS = f"""
+_PLACES = """
 CREATE OR REPLACE TEMP TABLE context_placed AS
 SELECT allocation_id, t, action FROM (
   SELECT allocation_id, t, action FROM recent_placement
@@ -71,7 +73,13 @@ SEMI JOIN chain_scope_allocated USING (allocation_id);
 
 CREATE OR REPLACE TEMP TABLE context_released AS
 SELECT allocation_id, t FROM step_released SEMI JOIN chain_scope_allocated USING (allocation_id);
+"""
 
+_NOTHING_ALLOCATED = """
+DELETE FROM chain_scope_allocated; DELETE FROM chain_serial;
+"""
+
+_VIEWS = f"""
 CREATE OR REPLACE TEMP VIEW chain_scope_access AS
 SELECT s.*, CASE
   WHEN s.allocated_at IS NULL THEN CASE WHEN r.t <= s.t THEN 'released' END
@@ -89,32 +97,59 @@ SELECT {_AT}, party_id, allocation_id FROM judged_allocation
 UNION ALL SELECT {_AT}, party_id, allocation_id FROM judged_access
 UNION ALL SELECT {_AT}, party_id, allocation_id FROM judged_placement;
 
+CREATE OR REPLACE TEMP VIEW older_event AS
+SELECT {_AT}, chain_rules FROM older_allocation UNION ALL SELECT {_AT}, chain_rules FROM older_access
+UNION ALL SELECT {_AT}, chain_rules FROM older_placement;
+"""
+
+_SAME_ID = f"""
 CREATE OR REPLACE TEMP TABLE scope_same_id AS
 SELECT s.* EXCLUDE (party_id, allocation_id), p.party_id, p.allocation_id
 FROM scope_same_id s LEFT JOIN judged_party p USING ({_AT});
-
-INSERT INTO judged_chain
-SELECT {_AT} FROM older_allocation WHERE chain_rules
-UNION ALL SELECT {_AT} FROM older_access WHERE chain_rules
-UNION ALL SELECT {_AT} FROM older_placement WHERE chain_rules;
 """
-"""An event in conflict may be old: then it is in the scope for its party only. What is new was not judged
-before."""
+"""An event in conflict may be old: then it is in the scope for its party only."""
 
 
-def build(con: duckdb.DuckDBPyConnection, references: References) -> None:
-    """Makes `chain_scope_*`, `chain_serial`, `context_*` and `judged_party` of the scope, and fills
-    `judged_chain`. Expects the new accesses and placements not to be kept yet."""
-    for record in (ALLOCATION, ACCESS, PLACEMENT):
-        columns = ", ".join(f's."{name}"' for name in (*_SEEN, *_SEEN_OF[record.name], "chain_rules"))
-        more = ", a.serials AS allocation_serials" if record is PLACEMENT else ""
-        rows = con.sql(with_allocation(record, columns, "true", more)).to_arrow_table().combine_chunks()
-        con.register(f"judged_{record.name}", _with_parties(rows, references, record))
+def create(con: duckdb.DuckDBPyConnection, references: References) -> None:
+    """Makes the views and tables that rules see, for this connection; `scope.create` and `chain.create` come
+    first."""
+    for record in EVENTS.values():
+        con.register(f"judged_{record.name}", _judged(con, references, record))
+    _allocated(con)
+    con.execute(_VIEWS)
+
+
+def build(con: duckdb.DuckDBPyConnection, references: References, size: Size) -> None:
+    """Fills `chain_scope_*`, `chain_serial`, `context_*` and `judged_party` with the scope, and
+    `judged_chain` with what of it was judged before. Expects the new accesses and placements not to be kept
+    yet."""
+    for record in EVENTS.values():
+        if size.has(record) or con.execute(f"SELECT 1 FROM judged_{record.name} LIMIT 1").fetchall():
+            con.register(f"judged_{record.name}", _judged(con, references, record))
+    if size.has(ALLOCATION):
+        _allocated(con)
+    else:
+        con.execute(_NOTHING_ALLOCATED)
+    if filled(con, "scope_same_id"):
+        con.execute(_SAME_ID)
+    if any(size.older.values()):
+        con.execute(f"INSERT INTO judged_chain SELECT {_AT} FROM older_event WHERE chain_rules")
+
+
+def _judged(con: duckdb.DuckDBPyConnection, references: References, record: Record) -> pa.Table:
+    """The scope's events of a stream as deadline and sweep rules see them."""
+    columns = ", ".join(f's."{name}"' for name in (*_SEEN, *_SEEN_OF[record.name], "chain_rules"))
+    more = ", a.serials AS allocation_serials" if record is PLACEMENT else ""
+    rows = con.sql(with_allocation(record, columns, "true", more)).to_arrow_table().combine_chunks()
+    return _with_parties(rows, references, record)
+
+
+def _allocated(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(_ASKED_AUTHORIZATION)
     con.execute(_ALLOCATED.format(beside=intervals.beside_authorization(con, "asked_authorization")))
     con.execute(_ASKED_SERIAL.format(beside=intervals.beside_code(con, "asked_code")))
     con.execute(_SERIAL.format(beside=intervals.beside_serial(con, "asked_serial")))
-    con.execute(_VIEWS)
+    con.execute(_PLACES)
 
 
 def _with_parties(rows: pa.Table, references: References, record: Record) -> pa.Table:

@@ -148,8 +148,13 @@ def replace(con: duckdb.DuckDBPyConnection) -> None:
     for statement in (_DESIRED, _SUBJECTS, _DESIRED_PARTIES):
         con.execute(statement)
     recall(con, _TOUCHED, "SELECT finding_id FROM firing_subject")
-    for statement in (_FORGET, _GONE, _CEASE, _RENEW, _ADD, _PARTIES):
-        con.execute(statement)
+    if any_row(con, "gone_event"):
+        con.execute(_FORGET)
+        con.execute(_GONE)
+    if any_row(con, "firing"):
+        for statement in (_CEASE, _RENEW, _PARTIES):
+            con.execute(statement)
+    con.execute(_ADD)
 
 
 _DESIRED = f"""
@@ -173,7 +178,7 @@ SELECT {ID} AS finding_id FROM (
 """
 
 _TOUCHED = f"""
-SELECT {AT} FROM judged_row UNION SELECT {AT} FROM judged_chain UNION SELECT {AT} FROM judged_party
+SELECT {AT} FROM judged_row UNION SELECT {AT} FROM judged_chain UNION SELECT {AT} FROM older_event
 UNION SELECT {AT} FROM gone_event UNION SELECT {AT} FROM firing_desired
 """
 
@@ -185,12 +190,14 @@ UPDATE firing SET holds = false, recorded = NULL WHERE ({AT}) IN (SELECT ({AT}) 
 
 _CEASE = f"""
 UPDATE firing SET holds = false
-WHERE holds AND (
-  rule_id IN (SELECT rule_id FROM finding_rule WHERE judged = 'row')
-    AND ({AT}) IN (SELECT ({AT}) FROM judged_row)
-  OR rule_id IN (SELECT rule_id FROM finding_rule WHERE judged = 'chain')
-    AND ({AT}) IN (SELECT ({AT}) FROM judged_chain)
-  OR finding_id IN (SELECT finding_id FROM firing_subject))
+WHERE holds AND rowid IN (
+  SELECT f.rowid FROM firing f SEMI JOIN judged_row USING ({AT})
+    SEMI JOIN (FROM finding_rule WHERE judged = 'row') USING (rule_id)
+  UNION ALL
+  SELECT f.rowid FROM firing f SEMI JOIN judged_chain USING ({AT})
+    SEMI JOIN (FROM finding_rule WHERE judged = 'chain') USING (rule_id)
+  UNION ALL
+  SELECT f.rowid FROM firing f SEMI JOIN firing_subject USING (finding_id))
 """
 
 _RENEW = """
@@ -223,6 +230,8 @@ def recall(con: duckdb.DuckDBPyConnection, places: str, findings: str | None = N
     `places` is a query for coordinates, `findings` one for finding ids. Row numbers are looked up first:
     then only the row groups that hold them are read in full.
     """
+    if not any_row(con, "firing_confirmed"):
+        return
     select = "SELECT c.rowid AS place FROM firing_confirmed c SEMI JOIN"
     found = f"{select} ({places}) USING ({AT})"
     if findings is not None:
@@ -259,6 +268,11 @@ SELECT {NAMES}, due, at_once, holds, target AS recorded, target AS counted,
   told_party_id, told_allocation_id
 FROM firing_moved WHERE (holds OR target IS NOT NULL) AND NOT {_FINAL}
 """
+
+
+def any_row(con: duckdb.DuckDBPyConnection, table: str) -> bool:
+    """Whether the table has rows: planning a statement costs more than running it on none."""
+    return bool(con.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall())
 
 
 def naive(table: pa.Table) -> pa.Table:

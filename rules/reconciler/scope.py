@@ -8,12 +8,13 @@ kept columns, and
 `chain_rules`: the deadline and sweep rules of single events are judged.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import duckdb
 
 from rules.reconciler import intervals, reach
-from rules.reconciler.store import TABLE, listed
+from rules.reconciler.store import TABLE, filled, listed
 from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
 from schemas.record import Record
 
@@ -33,20 +34,28 @@ _JUDGED = {
 _AT = 'topic, "partition", "offset"'
 _AT_E = 'e.topic, e."partition", e."offset"'
 
-_TOUCHED = """
-CREATE OR REPLACE TEMP TABLE touched (
-  topic VARCHAR, "partition" INTEGER, "offset" BIGINT, row_rules BOOLEAN, chain_rules BOOLEAN)
+_TABLES = """
+CREATE TEMP TABLE touched (
+  topic VARCHAR, "partition" INTEGER, "offset" BIGINT, row_rules BOOLEAN, chain_rules BOOLEAN);
+CREATE TEMP TABLE changed_allocation (allocation_id VARCHAR, from_t TIMESTAMP);
+CREATE TEMP TABLE changed_authorization (authorization_id VARCHAR, from_t TIMESTAMP);
+CREATE TEMP TABLE changed_serial (serial VARCHAR, from_t TIMESTAMP);
 """
 
 _OLDER = """
-CREATE OR REPLACE TEMP TABLE older_{stream} AS
+INSERT INTO older_{stream} BY NAME
 SELECT {kept}, touching.row_rules, touching.chain_rules
 FROM "{table}" e JOIN (
   SELECT topic, "partition", "offset", bool_or(row_rules) AS row_rules, bool_or(chain_rules) AS chain_rules
   FROM touched GROUP BY ALL
 ) touching USING (topic, "partition", "offset");
+"""
 
-CREATE OR REPLACE TEMP VIEW scope_{stream} AS
+_SCOPE = """
+CREATE TEMP TABLE older_{stream} AS
+SELECT {columns}, false AS row_rules, false AS chain_rules FROM "{table}" LIMIT 0;
+
+CREATE TEMP VIEW scope_{stream} AS
 SELECT {columns}, verdicts, true AS is_new, "commit" IN (SELECT "commit" FROM stale_commit) AS row_rules,
   {lacking} AS completes, {judged} AS chain_rules
 FROM new_{stream}
@@ -56,14 +65,14 @@ FROM older_{stream};
 """
 
 _CHANGED = """
-CREATE OR REPLACE TEMP TABLE changed_allocation AS
+INSERT INTO changed_allocation
 SELECT allocation_id, min(t) AS from_t FROM (
   SELECT allocation_id, t FROM new_allocation UNION ALL SELECT allocation_id, t FROM gone_allocation)
 GROUP BY allocation_id;
 """
 
 _RIVALS = """
-CREATE OR REPLACE TEMP TABLE changed_authorization AS
+INSERT INTO changed_authorization
 SELECT authorization_id, min(from_t) AS from_t FROM (
   SELECT a.authorization_id, c.from_t
   FROM changed_chain a JOIN changed_allocation c USING (allocation_id) WHERE a.action = 'allocated'
@@ -71,7 +80,7 @@ SELECT authorization_id, min(from_t) AS from_t FROM (
 WHERE authorization_id IN (SELECT authorization_id FROM capped)
 GROUP BY authorization_id;
 
-CREATE OR REPLACE TEMP TABLE changed_serial AS
+INSERT INTO changed_serial
 SELECT serial, min(from_t) AS from_t FROM (
   SELECT unnest(a.serials) AS serial, c.from_t
   FROM changed_chain a JOIN changed_allocation c USING (allocation_id) WHERE a.action = 'allocated'
@@ -80,31 +89,65 @@ GROUP BY serial;
 """
 
 
-def build(con: duckdb.DuckDBPyConnection) -> None:
-    """Makes the scope from `new_*`, `stale_commit`, `gone_*`, `scope_same_id` and `reach_id`.
+@dataclass(frozen=True)
+class Size:
+    """How many events of each stream are in scope: new ones, and those kept before."""
 
-    Expects that the new events are not kept yet.
-    """
-    con.execute(_CHANGED)
-    intervals.follow(con)
-    con.execute(_RIVALS)
-    reaching = reach.is_reaching(con)
-    if reaching:
-        reach.follow_allocations(con)
+    new: Mapping[str, int]
+    older: Mapping[str, int]
+
+    def has(self, record: Record) -> bool:
+        return bool(self.new[record.name] or self.older[record.name])
+
+
+def create(con: duckdb.DuckDBPyConnection) -> None:
+    """Makes the tables and views of the scope, for this connection; `store.create` comes first."""
+    con.execute(_TABLES)
     for record in EVENTS.values():
-        con.execute(_TOUCHED)
-        for query in _touching(con, record, reaching):
-            con.execute(f"INSERT INTO touched {query}")
         con.execute(
-            _OLDER.format(
+            _SCOPE.format(
                 stream=record.name,
                 table=TABLE[record.name],
-                kept=listed(record, "e"),
                 columns=listed(record),
                 lacking=LACKING,
                 judged=_JUDGED[record.name],
             )
         )
+
+
+def build(con: duckdb.DuckDBPyConnection, new: Mapping[str, int], gone: int, reaching: bool) -> Size:
+    """Makes the scope from `new_*`, `stale_commit`, `gone_*`, `scope_same_id` and `reach_id`.
+
+    Expects that the new events are not kept yet.
+
+    Args:
+        con: the state.
+        new: how many events of each stream are new.
+        gone: how many events went.
+        reaching: whether new versions may reach back.
+    """
+    for table in ("changed_allocation", "changed_authorization", "changed_serial"):
+        con.execute(f"DELETE FROM {table}")
+    if new[ALLOCATION.name] or gone:
+        con.execute(_CHANGED)
+        intervals.follow(con)
+        con.execute(_RIVALS)
+    if reaching:
+        reach.follow_allocations(con)
+    older = {record.name: _gather(con, record, reaching) for record in EVENTS.values()}
+    return Size(new, older)
+
+
+def _gather(con: duckdb.DuckDBPyConnection, record: Record, reaching: bool) -> int:
+    """Fills `older_<stream>`, and says how many there are."""
+    con.execute(f"DELETE FROM older_{record.name}; DELETE FROM touched")
+    found = [
+        con.execute(f"INSERT INTO touched {query}").fetchall() for query in _touching(con, record, reaching)
+    ]
+    if not any(count for ((count,),) in found):
+        return 0
+    con.execute(_OLDER.format(stream=record.name, table=TABLE[record.name], kept=listed(record, "e")))
+    return int(con.execute(f"SELECT count(*) FROM older_{record.name}").fetchall()[0][0])
 
 
 def _touching(con: duckdb.DuckDBPyConnection, record: Record, reaching: bool) -> Iterator[str]:
@@ -114,7 +157,8 @@ def _touching(con: duckdb.DuckDBPyConnection, record: Record, reaching: bool) ->
         yield from _by_allocation(record, "changed_allocation", f"e.t >= c.from_t AND e.t >= {since}")
     if record is ALLOCATION:
         yield from _rivals(con)
-    yield f"SELECT {_AT}, false, false FROM scope_same_id WHERE topic = '{record.topic}'"
+    if filled(con, "scope_same_id"):
+        yield f"SELECT {_AT}, false, false FROM scope_same_id WHERE topic = '{record.topic}'"
     if reaching:
         yield from _by_allocation(
             record, "reach_allocation", "e.t >= c.from_t AND (c.to_t IS NULL OR e.t < c.to_t)"
@@ -138,7 +182,7 @@ def _rivals(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
         "SELECT allocation_id FROM new_placement UNION SELECT allocation_id FROM gone_placement "
         "UNION SELECT allocation_id FROM changed_allocation"
     )
-    yield f"{judged} WHERE e.allocation_id IN ({placed})"
+    yield f"{judged} WHERE e.action = 'allocated' AND e.allocation_id IN ({placed})"
     since = intervals.least(con, "changed_authorization", "from_t")
     if since is not None:
         yield (

@@ -39,18 +39,19 @@ from schemas.reference import SOURCE
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-_STEP_TABLES = """
-CREATE OR REPLACE TEMP TABLE desired (
-  rule_id VARCHAR, subject VARCHAR, topic VARCHAR, "partition" INTEGER, "offset" BIGINT, source VARCHAR,
-  event_id VARCHAR, t TIMESTAMP, due TIMESTAMP, party_id VARCHAR, allocation_id VARCHAR, confirmed BOOLEAN);
-CREATE OR REPLACE TEMP TABLE judged_row (topic VARCHAR, "partition" INTEGER, "offset" BIGINT);
-CREATE OR REPLACE TEMP TABLE judged_chain (topic VARCHAR, "partition" INTEGER, "offset" BIGINT);
-CREATE OR REPLACE TEMP TABLE judged_subject (rule_id VARCHAR, subject VARCHAR);
-CREATE OR REPLACE TEMP TABLE judged_id (source VARCHAR, event_id VARCHAR);
-CREATE OR REPLACE TEMP TABLE stale_commit ("commit" INTEGER);
-"""
-"""What the judging modules fill: what was found for the scope, and what was judged, so that whatever of it is
-not found any more ceases to hold."""
+_PLACE = 'topic VARCHAR, "partition" INTEGER, "offset" BIGINT'
+
+_STEP_TABLES = {
+    "desired": f"rule_id VARCHAR, subject VARCHAR, {_PLACE}, source VARCHAR, event_id VARCHAR, t TIMESTAMP, "
+    "due TIMESTAMP, party_id VARCHAR, allocation_id VARCHAR, confirmed BOOLEAN",
+    "judged_row": _PLACE,
+    "judged_chain": _PLACE,
+    "judged_subject": "rule_id VARCHAR, subject VARCHAR",
+    "judged_id": "source VARCHAR, event_id VARCHAR",
+    "stale_commit": '"commit" INTEGER',
+}
+"""What the judging modules fill in a step: what was found for the scope, and what was judged, so that
+whatever of it is not found any more ceases to hold."""
 
 
 class Reconciler:
@@ -72,8 +73,11 @@ class Reconciler:
         self._suppressions = tuple(suppressions)
         self._judge = judge or Judge(rules)
         self.references = References(self._judge.columns | context.COLUMNS | coverage.COLUMNS)
-        for module in (store, intervals, reach, duplicates, sources, watermark, coverage):
+        for table, columns in _STEP_TABLES.items():
+            self._con.execute(f"CREATE TEMP TABLE {table} ({columns})")
+        for module in (store, intervals, reach, scope, chain, duplicates, sources, watermark, coverage):
             module.create(self._con)
+        context.create(self._con, self.references)
         findings.create(self._con, rules)
         views.create(self._con)
         self._queries = views.compile_all(rules)
@@ -97,14 +101,16 @@ class Reconciler:
         back for a minute.
         """
         self._con.execute("BEGIN")
-        self._con.execute(_STEP_TABLES)
-        self._learn(given)
-        found = self._take(given)
-        scope.build(self._con)
+        for table in _STEP_TABLES:
+            self._con.execute(f"DELETE FROM {table}")
+        stale = self._learn(given)
+        found, new = self._take(given)
+        reaching = reach.is_reaching(self._con)
+        size = scope.build(self._con, new, found.gone.num_rows, reaching)
         store.keep(self._con, ALLOCATION)
         chain.follow(self._con)
-        completed.judge_rows(self._con, self.references, self._judge)
-        context.build(self._con, self.references)
+        completed.judge_rows(self._con, self.references, self._judge, size, stale)
+        context.build(self._con, self.references, size)
         mark = self._look_at_sources(given)
         views.run(self._con, self._queries)
         findings.absorb_workers(self._con, given.firings)
@@ -147,8 +153,8 @@ class Reconciler:
     def close(self) -> None:
         self._con.close()
 
-    def _learn(self, given: StepInput) -> None:
-        """New reference versions, and which commits were judged without them."""
+    def _learn(self, given: StepInput) -> bool:
+        """New reference versions, and which commits were judged without them: says whether any was."""
         reach.follow(self._con, given.references)
         for record, versions in given.references:
             self.references.add(record, versions)
@@ -156,16 +162,22 @@ class Reconciler:
                 sources.add_versions(self._con, versions)
         for (topic, partition), offset in given.read.items():
             self.references.note_read(topic, partition, offset)
-        for index, known in enumerate(given.known):
+        stale = [
+            index
+            for index, known in enumerate(given.known)
             if any(
                 known.get(partition, 0) < offset
                 for partition, offset in self.references.known.items()
                 if partition[0] in reach.TOPICS
-            ):
-                self._con.execute("INSERT INTO stale_commit VALUES (?)", [index])
+            )
+        ]
+        for index in stale:
+            self._con.execute("INSERT INTO stale_commit VALUES (?)", [index])
+        return bool(stale)
 
-    def _take(self, given: StepInput) -> duplicates.Found:
-        """Sorts out duplicates; what is new becomes `new_*`, what turns out to be one `gone_*`."""
+    def _take(self, given: StepInput) -> tuple[duplicates.Found, dict[str, int]]:
+        """Sorts out duplicates; what is new becomes `new_*` (how many of each stream is said), what turns out
+        to be one `gone_*`."""
         found = duplicates.find(self._con, self._seen, given.events)
         originals = {
             record.name: given.events[record.name].filter(pa.array(found.original[record.name]))
@@ -173,7 +185,7 @@ class Reconciler:
         }
         store.take_new(self._con, originals)
         store.take_gone(self._con, found.gone)
-        return found
+        return found, {name: rows.num_rows for name, rows in originals.items()}
 
     def _look_at_sources(self, given: StepInput) -> Mark:
         self._con.register("rejected_rows", given.rejected)

@@ -44,12 +44,15 @@ def listed(record: Record, alias: str = "") -> str:
 def create(con: duckdb.DuckDBPyConnection) -> None:
     """Makes the tables where they are missing."""
     for record in EVENTS.values():
-        empty = pa.Table.from_batches([], kept(typed(record).empty_table(), record).schema)
-        con.register("empty_events", empty)
+        con.register("empty_events", _nothing_new(record))
         con.execute(
             f'CREATE TABLE IF NOT EXISTS "{TABLE[record.name]}" AS SELECT {listed(record)} FROM empty_events'
         )
         con.unregister("empty_events")
+        con.execute(f'CREATE TEMP TABLE gone_{record.name} AS FROM "{TABLE[record.name]}" LIMIT 0')
+        con.register(f"new_{record.name}", _nothing_new(record))
+    parts = [f"SELECT '{r.name}' AS stream, {_narrow()} FROM new_{r.name}" for r in EVENTS.values()]
+    con.execute(f"CREATE TEMP VIEW new_event AS {' UNION ALL '.join(parts)}")
 
 
 def kept(landed: pa.Table, record: Record) -> pa.Table:
@@ -65,36 +68,41 @@ def kept(landed: pa.Table, record: Record) -> pa.Table:
     return pa.table(taken)
 
 
+def _nothing_new(record: Record) -> pa.Table:
+    return kept(typed(record).empty_table().append_column("commit", pa.array([], pa.int32())), record)
+
+
 def take_new(con: duckdb.DuckDBPyConnection, originals: Mapping[str, pa.Table]) -> None:
     """Gives the step's originals their names: `new_<stream>` (kept columns, `verdicts` and `commit`) and the
     narrow `new_event`. They are views of the Arrow tables; nothing is copied.
 
     `originals`: per stream the landed rows that are no duplicates.
     """
-    parts = []
     for record in EVENTS.values():
         con.register(f"new_{record.name}", kept(originals[record.name], record))
-        parts.append(f"SELECT '{record.name}' AS stream, {_narrow()} FROM new_{record.name}")
-    con.execute(f"CREATE OR REPLACE TEMP VIEW new_event AS {' UNION ALL '.join(parts)}")
 
 
 def take_gone(con: duckdb.DuckDBPyConnection, gone: pa.Table) -> None:
     """Takes out kept events that turned out to be duplicates, and makes `gone_event` of them (`gone`, as
     `duplicates.find` gives it) and `gone_<stream>` with all columns."""
-    con.register("gone_rows", gone)
-    con.execute("CREATE OR REPLACE TEMP TABLE gone_event AS FROM gone_rows")
-    con.unregister("gone_rows")
+    con.register("gone_event", gone)
     for record in EVENTS.values():
         table = TABLE[record.name]
-        con.execute(
-            f"CREATE OR REPLACE TEMP TABLE gone_{record.name} AS SELECT {listed(record, 'e')} "
-            f'FROM "{table}" e SEMI JOIN gone_event USING ({_AT}) WHERE {str(gone.num_rows > 0).lower()}'
-        )
+        con.execute(f"DELETE FROM gone_{record.name}")
         if gone.num_rows:
+            con.execute(
+                f"INSERT INTO gone_{record.name} BY NAME SELECT {listed(record, 'e')} "
+                f'FROM "{table}" e SEMI JOIN gone_event USING ({_AT})'
+            )
             con.execute(
                 f'DELETE FROM "{table}" USING gone_{record.name} g WHERE "{table}".topic = g.topic '
                 f'AND "{table}"."partition" = g."partition" AND "{table}"."offset" = g."offset"'
             )
+
+
+def filled(con: duckdb.DuckDBPyConnection, table: str) -> bool:
+    """Whether a table has a row."""
+    return bool(con.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall())
 
 
 def keep(con: duckdb.DuckDBPyConnection, record: Record) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rules.reconciler import intervals, state
+from rules.reconciler.store import CODE
 
 START = datetime(2026, 3, 2, 10, tzinfo=UTC).replace(tzinfo=None)
 COLUMNS = (
@@ -78,7 +79,7 @@ def load(events: Sequence[Event], cut: int) -> duckdb.DuckDBPyConnection:
     """The intervals after two steps."""
     con = state.connect(None)
     intervals.create(con)
-    con.execute(f"CREATE TABLE allocation ({COLUMNS}); CREATE TABLE new_allocation ({COLUMNS})")
+    con.execute(f"CREATE TABLE allocation ({COLUMNS}, code UBIGINT); CREATE TABLE new_allocation ({COLUMNS})")
     for step in (events[:cut], events[cut:]):
         con.execute("DELETE FROM new_allocation")
         for event in step:
@@ -88,7 +89,7 @@ def load(events: Sequence[Event], cut: int) -> duckdb.DuckDBPyConnection:
             "SELECT allocation_id, min(t) AS from_t FROM new_allocation GROUP BY ALL"
         )
         intervals.follow(con)
-        con.execute("INSERT INTO allocation FROM new_allocation")
+        con.execute(f"INSERT INTO allocation SELECT *, {CODE} FROM new_allocation")
     return con
 
 

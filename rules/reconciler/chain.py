@@ -7,21 +7,25 @@
 import duckdb
 
 from rules.reconciler.intervals import LATEST
+from rules.reconciler.store import CODE
 from schemas.record import Record
 
 _STEP = f"""
 CREATE OR REPLACE TEMP TABLE step_allocation AS
-SELECT allocation_id FROM scope_allocation UNION SELECT allocation_id FROM scope_access
-UNION SELECT allocation_id FROM scope_placement;
+SELECT allocation_id, {CODE} FROM (
+  SELECT allocation_id FROM scope_allocation UNION SELECT allocation_id FROM scope_access
+  UNION SELECT allocation_id FROM scope_placement)
+WHERE allocation_id IS NOT NULL;
+
+CREATE OR REPLACE TEMP TABLE step_chain AS
+SELECT action, allocation_id, t, source, event_id, "partition", "offset", party_id_sent, principal,
+  authorization_id, serials
+FROM allocation SEMI JOIN step_allocation USING (code);
 
 CREATE OR REPLACE TEMP TABLE step_released AS
-SELECT DISTINCT a.allocation_id, a.t FROM allocation a SEMI JOIN step_allocation USING (allocation_id)
-WHERE a.action = 'released';
+SELECT DISTINCT allocation_id, t FROM step_chain WHERE action = 'released';
 
-CREATE OR REPLACE TEMP TABLE step_any AS
-SELECT allocation_id, t, source, event_id, "partition", "offset", party_id_sent, principal, authorization_id,
-  serials
-FROM allocation SEMI JOIN step_allocation USING (allocation_id) WHERE action = 'allocated';
+CREATE OR REPLACE TEMP TABLE step_any AS SELECT * EXCLUDE (action) FROM step_chain WHERE action = 'allocated';
 
 CREATE OR REPLACE TEMP TABLE step_several AS
 SELECT allocation_id FROM step_any GROUP BY allocation_id HAVING count(*) > 1;

@@ -2,6 +2,8 @@
 was open, placed and released around it. `rules.reconciler.views` gives the rules their names.
 """
 
+from datetime import datetime
+
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -67,7 +69,7 @@ SELECT * EXCLUDE (beside), beside AS held_by FROM ({beside}) WHERE beside > 0
 _PLACES = """
 CREATE OR REPLACE TEMP TABLE context_placed AS
 SELECT allocation_id, t, action FROM (
-  SELECT allocation_id, t, action FROM recent_placement
+  SELECT allocation_id, t, action FROM recent_placement WHERE t >= {since} - INTERVAL 1 DAY
   UNION ALL SELECT allocation_id, t, action FROM new_placement)
 SEMI JOIN chain_scope_allocated USING (allocation_id);
 
@@ -149,7 +151,8 @@ def _allocated(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(_ALLOCATED.format(beside=intervals.beside_authorization(con, "asked_authorization")))
     con.execute(_ASKED_SERIAL.format(beside=intervals.beside_code(con, "asked_code")))
     con.execute(_SERIAL.format(beside=intervals.beside_serial(con, "asked_serial")))
-    con.execute(_PLACES)
+    since = intervals.least(con, "chain_scope_allocated", "t") or intervals.moment(datetime.max)
+    con.execute(_PLACES.format(since=since))
 
 
 def _with_parties(rows: pa.Table, references: References, record: Record) -> pa.Table:

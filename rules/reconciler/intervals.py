@@ -11,6 +11,8 @@ from datetime import datetime
 
 import duckdb
 
+from rules.reconciler.store import CODE
+
 ACCELERATORS = "coalesce(accelerators, nullif(len(serials), 0), 1)"
 """What an allocation counts as: what it says, else the serials listed, else one."""
 
@@ -36,7 +38,9 @@ CREATE TABLE IF NOT EXISTS held_closed ({_HELD});
 
 _CHANGED = f"""
 CREATE OR REPLACE TEMP TABLE changed_chain AS
-SELECT * FROM (SELECT {_READ} FROM allocation UNION ALL SELECT {_READ} FROM new_allocation)
+SELECT * FROM (
+  SELECT {_READ} FROM allocation SEMI JOIN (SELECT {CODE} FROM changed_allocation) USING (code)
+  UNION ALL SELECT {_READ} FROM new_allocation)
 SEMI JOIN changed_allocation USING (allocation_id);
 
 CREATE OR REPLACE TEMP TABLE changed_interval AS

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import duckdb
 
 from rules.reconciler import intervals, reach
-from rules.reconciler.store import TABLE, filled, listed
+from rules.reconciler.store import CODE, TABLE, filled, listed
 from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
 from schemas.record import Record
 
@@ -182,7 +182,10 @@ def _rivals(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
         "SELECT allocation_id FROM new_placement UNION SELECT allocation_id FROM gone_placement "
         "UNION SELECT allocation_id FROM changed_allocation"
     )
-    yield f"{judged} WHERE e.action = 'allocated' AND e.allocation_id IN ({placed})"
+    yield (
+        f"{judged} SEMI JOIN (SELECT {CODE} FROM ({placed})) USING (code) "
+        f"WHERE e.action = 'allocated' AND e.allocation_id IN ({placed})"
+    )
     since = intervals.least(con, "changed_authorization", "from_t")
     if since is not None:
         yield (

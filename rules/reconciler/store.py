@@ -21,6 +21,10 @@ TABLE: Mapping[str, str] = {
 }
 """Stream → the table of its kept events."""
 
+CODE = "hash(allocation_id) AS code"
+"""A number for an allocation's id: millions are gone through faster by number than by text. Two ids may share
+one, so what is found by it is joined by the id again."""
+
 _AT = 'topic, "partition", "offset"'
 _RENAMED = {"occurred_at": "t", "party_id": "party_id_sent"}
 _ADDED = ("broker_time", "future", "topic", "partition", "offset")
@@ -46,10 +50,14 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
     for record in EVENTS.values():
         con.register("empty_events", _nothing_new(record))
         con.execute(
-            f'CREATE TABLE IF NOT EXISTS "{TABLE[record.name]}" AS SELECT {listed(record)} FROM empty_events'
+            f'CREATE TABLE IF NOT EXISTS "{TABLE[record.name]}" AS '
+            f"SELECT {listed(record)}, {CODE} FROM empty_events"
         )
         con.unregister("empty_events")
-        con.execute(f'CREATE TEMP TABLE gone_{record.name} AS FROM "{TABLE[record.name]}" LIMIT 0')
+        con.execute(
+            f"CREATE TEMP TABLE gone_{record.name} AS "
+            f'SELECT {listed(record)} FROM "{TABLE[record.name]}" LIMIT 0'
+        )
         con.register(f"new_{record.name}", _nothing_new(record))
     parts = [f"SELECT '{r.name}' AS stream, {_narrow()} FROM new_{r.name}" for r in EVENTS.values()]
     con.execute(f"CREATE TEMP VIEW new_event AS {' UNION ALL '.join(parts)}")
@@ -107,7 +115,9 @@ def filled(con: duckdb.DuckDBPyConnection, table: str) -> bool:
 
 def keep(con: duckdb.DuckDBPyConnection, record: Record) -> None:
     """Adds the step's new events of a stream to the kept ones."""
-    con.execute(f'INSERT INTO "{TABLE[record.name]}" BY NAME SELECT {listed(record)} FROM new_{record.name}')
+    con.execute(
+        f'INSERT INTO "{TABLE[record.name]}" BY NAME SELECT {listed(record)}, {CODE} FROM new_{record.name}'
+    )
 
 
 def events_of(con: duckdb.DuckDBPyConnection, record: Record, table: str, column: str) -> str:

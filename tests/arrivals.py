@@ -3,7 +3,7 @@ an order in which they arrive; and what the plain implementation makes of exactl
 
 Broker times are a scan's stand-ins for them: an event has the lesser of its own time and the last tick, a
 tombstone its `tombstone_at`. What has none in a scan gets the earliest of all. Nothing arrives before its
-broker time, and events do not arrive later than the lateness allows; versions do.
+broker time; versions also arrive long after the events that they are about.
 """
 
 import random
@@ -47,15 +47,15 @@ class Arrival:
 class Plan:
     """How the records of a directory arrive.
 
-    `partitions` of each topic; `grain` of broker times in µs (Kafka's is 1000). `shuffled`: events arrive up
-    to the lateness late; else in the order of their times.
+    `partitions` of each topic; `grain` of broker times in µs (Kafka's is 1000); `lateness`: how much later
+    than their times events arrive at most, in µs.
     """
 
     rng: random.Random
     until: int
     partitions: int = 1
     grain: int = 1
-    shuffled: bool = True
+    lateness: int = LATENESS
     most_bytes: int = 1 << 30  # larger records are left out
 
     def broker_time(self, t: int) -> int:
@@ -74,7 +74,7 @@ def arrivals(directory: Path, plan: Plan) -> list[Arrival]:
     last = Arrival(TICK, 0, 0, None, _tick(plan.until), plan.until, end)
     stamped = [
         replace(record, broker_time=earliest) if record.broker_time < 0 else record
-        for record in (*_ticked(before, plan), last, *after)
+        for record in (*_ticked(before, earliest, plan), last, *after)
     ]
     return list(_numbered(stamped))
 
@@ -89,7 +89,7 @@ def _events(directory: Path, plan: Plan) -> Iterator[Arrival]:
                 at = fields["occurred_at"]
             if len(payload) > plan.most_bytes:
                 continue
-            late = plan.rng.randint(0, LATENESS) if plan.shuffled else 0
+            late = plan.rng.randint(0, plan.lateness)
             broker_time = plan.broker_time(at) if accepted else -1
             place = plan.rng.randrange(plan.partitions)
             yield Arrival(f"custody.{name}", place, -1, None, payload, broker_time, at + late)
@@ -99,9 +99,10 @@ def _versions(directory: Path, name: str, plan: Plan) -> Iterator[Arrival]:
     """Those of one key in the order of the file; before, among and after the events."""
     rng, arrived = plan.rng, dict[bytes | None, int]()
     for offset, payload in lines(directory / f"{name}.ndjson"):
-        taken = Things(name).read(offset, payload)  # on its own: what it is, not whether it is held
-        if len(payload) > plan.most_bytes:
-            continue
+        alone = Things(name)  # what it is, not whether it is held
+        if len(payload) > plan.most_bytes or isinstance(alone._tombstone(offset, payload), Reason):
+            continue  # a line that looks like a tombstone is something else in Kafka
+        taken = alone.read(offset, payload)
         broker_time = -1
         key: bytes | None = None
         value: bytes | None = payload
@@ -125,11 +126,11 @@ def _some_time(plan: Plan) -> int:
     return plan.until - plan.rng.randint(-1, 20) * plan.rng.randint(1, 24 * 60) * MINUTE
 
 
-def _ticked(records: Sequence[Arrival], plan: Plan) -> Iterator[Arrival]:
-    """With a tick now and then, at the time it is."""
+def _ticked(records: Sequence[Arrival], earliest: int, plan: Plan) -> Iterator[Arrival]:
+    """With a tick now and then, at the time it is, but none before all others' broker times."""
     for record in records:
-        if 0 < record.arrives <= plan.until and plan.rng.random() < 0.03:
-            at = record.arrives // plan.grain * plan.grain
+        at = record.arrives // plan.grain * plan.grain
+        if earliest <= at <= plan.until and plan.rng.random() < 0.03:
             yield Arrival(TICK, 0, 0, None, _tick(at), at, at)
         yield record
 

@@ -29,8 +29,7 @@ from tests.compare_history import differences_of
 from tests.emissions import repetitions
 from tests.flow import landed, make_topics
 from tests.lake_rows import rows
-from tests.one_answer import plan_of
-from tests.plain.scan import scan
+from tests.one_answer import latest_of, plan_of
 from tests.ship import Shipped, ship
 from tests.topics import delete_custody_topics
 from tests.worker_process import ReconcilerProcess, WorkerProcess
@@ -67,7 +66,10 @@ class Live:
             stack.enter_context(WorkerProcess(kafka.bootstrap, lake, instance_id=name, batch_rows=100))
             for name in ("one", "two")
         ]
-        self._reconcilers = [stack.enter_context(ReconcilerProcess(kafka.bootstrap, lake)) for _ in range(2)]
+        self._reconcilers = [
+            stack.enter_context(ReconcilerProcess(kafka.bootstrap, lake, lake.parent / f"state-{name}"))
+            for name in ("one", "two")
+        ]
         self.happened: Counter[str] = Counter()
 
     def run(self, records: Sequence[Arrival], kills: int) -> None:
@@ -91,11 +93,12 @@ class Live:
     def _kill(self) -> None:
         process = self._rng.choice([*self._workers, *self._reconcilers])
         process.kill()
-        is_worker = process in self._workers
-        what = "worker" if is_worker else "reconciler"
-        if not is_worker and self._rng.random() < 0.5:
-            what = "reconciler and its state"
-            shutil.rmtree(self._lake / "_reconciler" / self._rng.choice("01"), ignore_errors=True)
+        what = "worker"
+        if isinstance(process, ReconcilerProcess):
+            what = "reconciler"
+            if self._rng.random() < 0.5:
+                what = "reconciler and its state"
+                shutil.rmtree(process.state, ignore_errors=True)
         self.happened[what] += 1
         process.restart()
 
@@ -123,8 +126,7 @@ def is_settled(lake: Path, ticks: int) -> bool:
 def compare(kafka: LocalKafka, folder: Path, seed: int, events: int = 400, kills: int = 0) -> Iterator[str]:
     """Generate records, send them through Kafka, and yield the differences of the lake and of its replay."""
     generated = generate_chains(folder / "in", seed, events)
-    found = scan(folder / "in").events.values()
-    plan = plan_of(seed, generated.until, max(fields["occurred_at"] for fields, _ in found))
+    plan = plan_of(seed, generated.until, latest_of(folder / "in"))
     plan.partitions, plan.grain, plan.most_bytes = PARTITIONS, 1000, MOST_BYTES
     records = arrivals(folder / "in", plan)
     prepare(kafka.bootstrap)

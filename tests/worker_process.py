@@ -90,7 +90,11 @@ class WorkerProcess:
 
 
 class ReconcilerProcess(WorkerProcess):
-    """A reconciler that sends no ticks of its own."""
+    """A reconciler that sends no ticks of its own; its state is in the folder `state`."""
 
-    arguments = ("reconciler", "--tick-seconds", "0")
     says_when_ready = "sekisho reconciler of"
+
+    def __init__(self, brokers: str, lake: Path, state: Path) -> None:
+        self.arguments = ("reconciler", "--tick-seconds", "0", "--state", str(state))
+        self.state = state
+        super().__init__(brokers, lake)

@@ -211,7 +211,7 @@ class Reconciling:
         except BaseException as error:
             with suppress(duckdb.Error):  # what failed may have ended the transaction
                 self._engine.rollback()
-            if isinstance(error, duckdb.OperationalError):
+            if isinstance(error, duckdb.OperationalError | OSError):  # the index of events is in plain files
                 line = str(error).partition("\n")[0]
                 raise SekishoError(
                     f"the reconciler's state cannot be kept: {line}; free disk or memory and start again, "

@@ -131,11 +131,12 @@ def test_who_loses_the_race_takes_the_step_back(tmp_path: Path) -> None:
     assert revisions(tmp_path) == [accepted(10), accepted(20)]
 
 
-def test_a_full_disk_is_told_in_one_line_and_the_step_taken_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failure", [duckdb.IOException("no space left\nmore"), OSError("no space left")])
+def test_a_full_disk_is_told_in_one_line_and_the_step_taken_back(failure: Exception, tmp_path: Path) -> None:
     class Full(FakeEngine):
         def step(self, given: StepInput, settle: bool, at: datetime, final: bool = False) -> StepOutput:
             super().step(given, settle, at, final)
-            raise duckdb.IOException("no space left\nmore")
+            raise failure
 
     lake = Lake.open(tmp_path)
     add(lake, 0, 10)

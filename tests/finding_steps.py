@@ -140,6 +140,7 @@ class Engine:
             "judged_row": _places(step.row),
             "judged_chain": _places(step.chain),
             "gone_event": _places(step.gone),
+            "older_event": _places([offset for offset in step.party if offset not in step.new]),
         }
         for name, table in tables.items():
             self.con.register("given", table)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from rules.reconciler import firings, revisions, suppressed, tally
 from rules.reconciler.absorbed import absorb_lake
-from rules.reconciler.firings import AT, absorb_workers, replace
+from rules.reconciler.firings import AT, absorb_workers, any_row, replace
 from rules.reconciler.given import before_landing
 from rules.reconciler.revisions import TEXTS, WITH_TEXTS, open_counts
 from rules.rule import Rule
@@ -65,9 +65,11 @@ def settle(
         suppressions: all there are; those in force at `at` count.
     """
     con.execute(_DECIDED, {"watermark": watermark})
+    suppressed.note(con, suppressions, at)
+    if not any_row(con, "firing_moved") and not any_row(con, "finding_pending"):
+        return Emission(EVENT.empty_table(), HISTORY.empty_table(), pa.array([], pa.bool_()))
     events: pa.Table = con.sql(_EVENTS).to_arrow_table()
     firings.move(con)
-    suppressed.note(con, suppressions, at)
     tally.update(con)
     revisions.decide(con, at, final)
     history: pa.Table = con.sql(_HISTORY).to_arrow_table()

@@ -8,7 +8,8 @@ finding_event last gave it (null: none that counts), `counted` the state in whic
 What may still change when the watermark moves is in `firing`, what is confirmed in `firing_confirmed`: the
 first stays small, the second grows for ever. What a step touches is brought back from the second (`recall`).
 
-A firing without an event (a source that never spoke) has the empty topic and offset -1.
+When a firing is due depends on its rule and event alone. One without an event (a source that never spoke) has
+the empty topic and offset -1.
 """
 
 from collections.abc import Iterable

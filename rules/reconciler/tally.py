@@ -9,6 +9,8 @@ A tally grows by what is added; only where a firing ceased or changed are the fi
 
 import duckdb
 
+from rules.reconciler.firings import any_row
+
 EVIDENCE = 100  # events a row names; all are in finding_event
 
 _TALLY = """
@@ -62,8 +64,10 @@ def update(con: duckdb.DuckDBPyConnection) -> None:
     """
     con.execute(_TOUCHED)
     look_up(con, "SELECT finding_id FROM finding_touched")
+    if not any_row(con, "finding_touched"):
+        return
     con.execute(_ADDED)
-    if con.execute("SELECT 1 FROM finding_touched WHERE shrunk LIMIT 1").fetchone():
+    if any_row(con, "finding_touched WHERE shrunk"):
         con.execute(_ALL)
     con.execute(_NOW)
     con.execute("DELETE FROM finding_pending WHERE finding_id IN (SELECT finding_id FROM finding_touched)")

@@ -16,7 +16,14 @@ def peers(quick: bool) -> dict[str, Any]:
     return run(quick)
 
 
-BENCHMARKS = {"peers": peers}
+def reconciler(quick: bool) -> dict[str, Any]:
+    """The reconciler's events a second on one core as the history grows, and a version that reaches back."""
+    from benchmarks.reconciler import run
+
+    return run(quick)
+
+
+BENCHMARKS = {"peers": peers, "reconciler": reconciler}
 
 
 def main() -> None:
@@ -30,11 +37,33 @@ def main() -> None:
     results = BENCHMARKS[arguments.name](arguments.quick)
     if arguments.json:
         print(json.dumps(results))
+    elif arguments.name == "reconciler":
+        _show_history(results)
     else:
-        _show(arguments.name, results)
+        _show_peers(arguments.name, results)
 
 
-def _show(name: str, results: Mapping[str, Any]) -> None:
+def _show_history(results: Mapping[str, Any]) -> None:
+    columns = ("landed events", "events/s", "µs CPU/event", "slowest step, s")
+    table = Table(*columns, title=f"{results['machine']['cpu']}, one of {results['machine']['cores']} cores")
+    for column in table.columns:
+        column.justify = "right"
+    for point in results["history"]:
+        if point is not None:
+            figures = (f"{point['landed']:,}", f"{point['events_per_second']:,}")
+            table.add_row(
+                *figures, f"{point['cpu_us_per_event']:.2f}", f"{point['slowest_step_seconds']:.2f}"
+            )
+    Console().print(table)
+    late = results["late_version"]
+    print(
+        f"{results['open_allocations']:,} allocations stayed open; {late['rss_mb']:,} MB at most. Versions that "
+        f"reach back changed {late['events_changed']:,} findings' events of {late['of_landed']:,} events "
+        f"in {late['seconds']:.1f} s."
+    )
+
+
+def _show_peers(name: str, results: Mapping[str, Any]) -> None:
     systems = {key: value for key, value in results.items() if key != "machine"}
     columns = ("events", "events/s", "µs CPU/event", "MB", "sekisho is × faster", "× CPU of sekisho")
     table = Table(name, *columns, title=f"{results['machine']['cpu']}, {results['machine']['cores']} cores")

@@ -57,8 +57,8 @@ def _show_history(results: Mapping[str, Any]) -> None:
     Console().print(table)
     late = results["late_version"]
     print(
-        f"{results['open_allocations']:,} allocations stayed open; {late['rss_mb']:,} MB at most. Versions that "
-        f"reach back changed {late['events_changed']:,} findings' events of {late['of_landed']:,} events "
+        f"{results['open_allocations']:,} allocations stayed open; {late['rss_mb']:,} MB at most. "
+        f"Versions that reach back changed {late['events_changed']:,} of {late['of_landed']:,} "
         f"in {late['seconds']:.1f} s."
     )
 

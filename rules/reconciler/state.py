@@ -10,7 +10,6 @@ import duckdb
 from schemas.errors import SekishoError
 
 FILE = "state.duckdb"
-_VERSION = 1  # of the tables' layout; another one is built anew
 _SETTINGS = (
     # finding the best compression takes longer than all else in a commit, for a file that may be deleted
     "SET force_compression = 'dictionary'",
@@ -33,12 +32,24 @@ def connect(folder: Path | None, memory_limit: str = "1GB") -> duckdb.DuckDBPyCo
     for setting in _SETTINGS:
         con.execute(setting)
     con.execute("CREATE TABLE IF NOT EXISTS meta (name VARCHAR, value BIGINT)")
-    if get(con, "layout") is None:
-        put(con, "layout", _VERSION)
-    elif get(con, "layout") != _VERSION:
-        con.close()
-        raise SekishoError(f"{path} is of another version of sekisho; delete the folder: it is made again")
     return con
+
+
+def check(con: duckdb.DuckDBPyConnection, fresh: duckdb.DuckDBPyConnection) -> None:
+    """Raises SekishoError unless the state has the tables of a `fresh` one, and numbers texts as it does."""
+    if _layout(con) != _layout(fresh):
+        raise SekishoError(
+            "the reconciler's state is of another version; delete its folder: it is made again"
+        )
+
+
+def _layout(con: duckdb.DuckDBPyConnection) -> list[tuple[object, ...]]:
+    columns = con.execute(
+        "SELECT table_name, column_name, data_type FROM duckdb_columns() "
+        "WHERE NOT internal AND database_name = current_database() ORDER BY ALL"
+    ).fetchall()
+    (numbered,) = con.execute("SELECT hash('a text')").fetchall()
+    return [*columns, numbered]
 
 
 def get(con: duckdb.DuckDBPyConnection, name: str) -> int | None:

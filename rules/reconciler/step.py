@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 
 from rules.judge import Judge
@@ -73,12 +74,12 @@ class Reconciler:
         self._suppressions = tuple(suppressions)
         self._judge = judge or Judge(rules)
         self.references = References(self._judge.columns | context.COLUMNS | coverage.COLUMNS)
-        for table, columns in _STEP_TABLES.items():
-            self._con.execute(f"CREATE TEMP TABLE {table} ({columns})")
-        for module in (store, intervals, reach, scope, chain, duplicates, sources, watermark, coverage):
-            module.create(self._con)
+        _create(self._con, rules)
+        if folder is not None:
+            with state.connect(None) as fresh:
+                _create(fresh, rules)
+                state.check(self._con, fresh)
         context.create(self._con, self.references)
-        findings.create(self._con, rules)
         views.create(self._con)
         self._queries = views.compile_all(rules)
         self._seen = Seen(self._con, folder)
@@ -233,3 +234,12 @@ class Reconciler:
 
     def _events_of(self, stream: str, table: str, column: str) -> str:
         return store.events_of(self._con, EVENTS[f"custody.{stream}"], table, column)
+
+
+def _create(con: duckdb.DuckDBPyConnection, rules: Sequence[Rule]) -> None:
+    """Makes the tables where they are missing."""
+    for table, columns in _STEP_TABLES.items():
+        con.execute(f"CREATE TEMP TABLE {table} ({columns})")
+    for module in (store, intervals, reach, scope, chain, duplicates, sources, watermark, coverage):
+        module.create(con)
+    findings.create(con, rules)

@@ -23,6 +23,7 @@ from rules.reconciler import (
     intervals,
     reach,
     scope,
+    seen,
     sources,
     state,
     store,
@@ -240,6 +241,6 @@ def _create(con: duckdb.DuckDBPyConnection, rules: Sequence[Rule]) -> None:
     """Makes the tables where they are missing."""
     for table, columns in _STEP_TABLES.items():
         con.execute(f"CREATE TEMP TABLE {table} ({columns})")
-    for module in (store, intervals, reach, scope, chain, duplicates, sources, watermark, coverage):
+    for module in (store, intervals, reach, scope, chain, seen, duplicates, sources, watermark, coverage):
         module.create(con)
     findings.create(con, rules)

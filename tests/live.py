@@ -85,7 +85,8 @@ class Live:
                 self._kill()
         ticks = sum(record.topic == TICK for record in records)
         self._wait(lambda: sum(landed(self._lake).values()) == len(records) - ticks)
-        self._wait(lambda: is_settled(self._lake, ticks))
+        self._wait(lambda: ticks_landed(self._lake) == ticks)
+        self._wait(lambda: is_settled(self._lake))
         for process in (*self._reconcilers, *self._workers):
             process.send(signal.SIGTERM)
             assert process.wait(60) == 0, process.output
@@ -113,14 +114,14 @@ class Live:
             time.sleep(0.2)
 
 
-def is_settled(lake: Path, ticks: int) -> bool:
-    """Whether so many ticks have landed and the last commit of raw is covered by a step.
-
-    Looks on without completing what others are about to.
-    """
+def is_settled(lake: Path) -> bool:
+    """Whether the last commit of raw is covered by a step; looks on and completes nothing."""
     reached = max((row["raw_version"] for row in rows(lake, "watermark")), default=0)
-    raw = DeltaTable(lake / "raw")
-    return bool(reached == raw.version() and raw.transaction_version(f"{TICK}:0") == ticks)
+    return bool(reached == DeltaTable(lake / "raw").version())
+
+
+def ticks_landed(lake: Path) -> int:
+    return DeltaTable(lake / "raw").transaction_version(f"{TICK}:0") or 0
 
 
 def compare(kafka: LocalKafka, folder: Path, seed: int, events: int = 400, kills: int = 0) -> Iterator[str]:

@@ -5,7 +5,7 @@ it names (contract 3.2). What fires on the event as sent keeps its subject; of t
 that did not fire on the event as sent are added.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import duckdb
 import numpy as np
@@ -14,11 +14,8 @@ import pyarrow.compute as pc
 
 from rules.join import join
 from rules.judge import Judge
-from rules.reconciler.chain import with_allocation
-from rules.reconciler.scope import Size
-from rules.reconciler.store import listed
+from rules.reconciler.parts import Part
 from rules.references import References
-from schemas.events import EVENTS
 from schemas.record import TIME, Record
 
 BATCH_ROWS = 100_000
@@ -28,9 +25,14 @@ _NAMED = {"party_id": "party_id_sent", "occurred_at": "t"}
 
 
 def judge_rows(
-    con: duckdb.DuckDBPyConnection, references: References, judge: Judge, size: Size, stale: bool
+    con: duckdb.DuckDBPyConnection,
+    references: References,
+    judge: Judge,
+    parts: Sequence[Part],
+    stale: Sequence[int],
 ) -> None:
-    """Judges the scope's rows with `row_rules` or `completes`: fills `desired` and `judged_row`.
+    """Judges row rules for the scope where they may say other than what landed: fills `desired` and
+    `judged_row`.
 
     What fired at landing, with nothing learned since, is not judged again: workers have said it.
 
@@ -38,39 +40,63 @@ def judge_rows(
         con: the state.
         references: all versions known now.
         judge: the row rules.
-        size: that of the scope.
-        stale: whether some of the new events were judged without versions that are known now.
+        parts: the scope.
+        stale: the step's commits that were judged without versions that are known now.
     """
-    for record in EVENTS.values():
-        again = stale or size.older[record.name] > 0
-        wheres = ["s.row_rules"] if again else []
-        wheres += ["s.completes AND NOT s.row_rules"] if size.new[record.name] else []
-        for where in wheres:
-            for rows in _batches(con, record, where):
-                con.register("found", _judge(record, rows, references, judge))
-                con.execute("INSERT INTO desired BY NAME SELECT * FROM found")
-                con.unregister("found")
-        if again:
-            con.execute(
-                'INSERT INTO judged_row SELECT topic, "partition", "offset" '
-                f"FROM scope_{record.name} WHERE row_rules"
-            )
+    for part in parts:
+        again = _again(part, stale)
+        for rows in _batches(part, again):
+            con.register("judged_rows", rows)
+            con.execute('INSERT INTO judged_row SELECT topic, "partition", "offset" FROM judged_rows')
+            con.unregister("judged_rows")
+            _note(con, _judge(part.record, rows, references, judge, None))
+        completes = pc.and_(pc.or_(*lacking(part)), pc.invert(again))
+        if part.is_new:
+            for rows in _batches(part, completes):
+                _note(con, _judge(part.record, rows, references, judge, rows["verdicts"]))
 
 
-def _batches(con: duckdb.DuckDBPyConnection, record: Record, where: str) -> Iterator[pa.RecordBatch]:
-    columns = f"{listed(record, 's')}, s.verdicts, s.row_rules"
-    rows = con.sql(with_allocation(record, columns, where)).to_arrow_table()
-    for batch in rows.combine_chunks().to_batches(max_chunksize=BATCH_ROWS):
-        if batch.num_rows:
-            yield batch
+def _again(part: Part, stale: Sequence[int]) -> pa.BooleanArray:
+    """Which events are judged again as they were sent."""
+    if not part.is_new:
+        return part.column("row_rules")
+    if not stale:
+        return pa.repeat(False, part.rows.num_rows)
+    return pc.is_in(part.column("commit"), pa.array(stale, pa.int32()))
 
 
-def _judge(record: Record, rows: pa.RecordBatch, references: References, judge: Judge) -> pa.Table:
-    """Rows of `desired` for one batch, which is judged as sent or not as a whole."""
+def _batches(part: Part, mask: pa.BooleanArray) -> Iterator[pa.RecordBatch]:
+    """The rows of the mask, with what their allocations name."""
+    at = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
+    for start in range(0, len(at), BATCH_ROWS):
+        chosen = at[start : start + BATCH_ROWS]
+        rows = part.rows.take(pa.array(chosen))
+        indices = pa.array(part.in_effect[chosen], mask=part.in_effect[chosen] < 0)
+        for name in ("party_id_sent", "principal", "authorization_id", "t"):
+            rows = rows.append_column(f"allocation_{name}", part.allocated[name].take(indices))
+        (batch,) = rows.combine_chunks().to_batches()
+        yield batch
+
+
+def _note(con: duckdb.DuckDBPyConnection, found: pa.Table) -> None:
+    if found.num_rows:
+        con.register("found", found)
+        con.execute("INSERT INTO desired BY NAME SELECT * FROM found")
+        con.unregister("found")
+
+
+def _judge(
+    record: Record,
+    rows: pa.RecordBatch,
+    references: References,
+    judge: Judge,
+    verdicts: pa.ListArray | None,
+) -> pa.Table:
+    """Rows of `desired` for one batch; `verdicts` are those as sent, None to judge that too."""
     wanted = judge.columns_of(record) | judge.columns_of(record, "serials")
     sent, broker_time = as_sent(record, rows), rows["broker_time"].cast(TIME)
-    lacks_party, lacks_authorization = lacking(record, rows)
-    allocated = rows["allocated_at"].is_valid()
+    lacks_party, lacks_authorization = lacking(rows)
+    allocated = rows["allocation_t"].is_valid()
     take_party = pc.and_(lacks_party, allocated)
     take_authorization = pc.and_(lacks_authorization, allocated)
     # without its allocation an event that names nobody is of an unknown party, once that is decided
@@ -82,7 +108,7 @@ def _judge(record: Record, rows: pa.RecordBatch, references: References, judge: 
     through = through.set_column(0, "row", at.take(through["row"]))
 
     found = _nothing()
-    if rows["row_rules"][0].as_py():
+    if verdicts is None:
         joined = join(record, sent, broker_time, references, wanted)
         judgement = judge.judge(record, joined)
         party = pc.replace_with_mask(joined.rows["party_id"], completes, again.rows["party_id"])
@@ -91,7 +117,6 @@ def _judge(record: Record, rows: pa.RecordBatch, references: References, judge: 
         verdicts = judgement.verdicts
     else:
         party = pc.replace_with_mask(pa.nulls(rows.num_rows, pa.string()), completes, again.rows["party_id"])
-        verdicts = rows["verdicts"]
     through = _beyond(through, verdicts)
     undecided = pc.and_(lacks_party, pc.invert(allocated)).take(through["row"])
     due = pc.if_else(undecided, rows["t"].take(through["row"]), pa.scalar(None, pa.timestamp("us")))
@@ -106,12 +131,13 @@ def as_sent(record: Record, rows: pa.RecordBatch) -> pa.RecordBatch:
     )
 
 
-def lacking(record: Record, rows: pa.RecordBatch) -> tuple[pa.BooleanArray, pa.BooleanArray]:
+def lacking(rows: pa.RecordBatch | Part) -> tuple[pa.BooleanArray, pa.BooleanArray]:
     """(names neither party nor principal, names no authorization) of events that name an allocation; an
     `allocated` event lacks nothing that another could tell."""
-    asks = pc.and_(rows["allocation_id"].is_valid(), pc.not_equal(rows["action"], "allocated"))
-    nobody = pc.and_(rows["party_id_sent"].is_null(), rows["principal"].is_null())
-    return pc.and_(asks, nobody), pc.and_(asks, rows["authorization_id"].is_null())
+    read = rows.column if isinstance(rows, Part) else rows.__getitem__
+    asks = pc.and_(read("allocation_id").is_valid(), pc.not_equal(read("action"), "allocated"))
+    nobody = pc.and_(read("party_id_sent").is_null(), read("principal").is_null())
+    return pc.and_(asks, nobody), pc.and_(asks, read("authorization_id").is_null())
 
 
 def _complete(

@@ -2,21 +2,21 @@
 was open, placed and released around it. `rules.reconciler.views` gives the rules their names.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rules.asof import Ints
 from rules.join import parties
-from rules.reconciler import intervals
-from rules.reconciler.chain import with_allocation
-from rules.reconciler.scope import Size
-from rules.reconciler.store import filled
+from rules.reconciler import intervals, store
+from rules.reconciler.parts import Part, parts
 from rules.references import References
 from rules.versions import times
 from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
-from schemas.record import Record
 from schemas.reference import AUTHORIZATION, PARTY
 
 COLUMNS = frozenset({"P.brokers", "A.max_accelerators"})
@@ -113,37 +113,29 @@ FROM scope_same_id s LEFT JOIN judged_party p USING ({_AT});
 
 
 def create(con: duckdb.DuckDBPyConnection, references: References) -> None:
-    """Makes the views and tables that rules see, for this connection; `scope.create` and `chain.create` come
-    first."""
-    for record in EVENTS.values():
-        con.register(f"judged_{record.name}", _judged(con, references, record))
+    """Makes the views and tables that rules see, for this connection; `scope.create` comes first."""
+    nothing = parts(con, {record.name: store.nothing_new(record) for record in EVENTS.values()})
+    for part in nothing:
+        con.register(f"judged_{part.record.name}", _judged(part, references))
     _allocated(con)
     con.execute(_VIEWS)
 
 
-def build(con: duckdb.DuckDBPyConnection, references: References, size: Size) -> None:
+def build(con: duckdb.DuckDBPyConnection, references: References, scope: Sequence[Part]) -> None:
     """Fills `chain_scope_*`, `chain_serial`, `context_*` and `judged_party` with the scope, and
     `judged_chain` with what of it was judged before. Expects the new accesses and placements not to be kept
     yet."""
     for record in EVENTS.values():
-        if size.has(record) or con.execute(f"SELECT 1 FROM judged_{record.name} LIMIT 1").fetchall():
-            con.register(f"judged_{record.name}", _judged(con, references, record))
-    if size.has(ALLOCATION):
+        found = [_judged(part, references) for part in scope if part.record is record]
+        con.register(f"judged_{record.name}", pa.concat_tables(found))
+    if any(part.rows.num_rows for part in scope if part.record is ALLOCATION):
         _allocated(con)
     else:
         con.execute(_NOTHING_ALLOCATED)
-    if filled(con, "scope_same_id"):
+    if store.filled(con, "scope_same_id"):
         con.execute(_SAME_ID)
-    if any(size.older.values()):
+    if any(not part.is_new for part in scope):
         con.execute(f"INSERT INTO judged_chain SELECT {_AT} FROM older_event WHERE chain_rules")
-
-
-def _judged(con: duckdb.DuckDBPyConnection, references: References, record: Record) -> pa.Table:
-    """The scope's events of a stream as deadline and sweep rules see them."""
-    columns = ", ".join(f's."{name}"' for name in (*_SEEN, *_SEEN_OF[record.name], "chain_rules"))
-    more = ", a.serials AS allocation_serials" if record is PLACEMENT else ""
-    rows = con.sql(with_allocation(record, columns, "true", more)).to_arrow_table().combine_chunks()
-    return _with_parties(rows, references, record)
 
 
 def _allocated(con: duckdb.DuckDBPyConnection) -> None:
@@ -155,35 +147,46 @@ def _allocated(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(_PLACES.format(since=since))
 
 
-def _with_parties(rows: pa.Table, references: References, record: Record) -> pa.Table:
-    """Adds `party_id` (the one the event is judged with), and by stream what else the rules ask for."""
-    t = times(_whole(rows["t"]))
-    sent = _named(rows, "party_id_sent", "principal")
-    nobody = pc.and_(sent["party_id"].is_null(), sent["principal"].is_null())
-    own, _ = parties(sent, t, references)
-    allocations, _ = parties(_named(rows, "allocation_party_id_sent", "allocation_principal"), t, references)
-    own_id, allocation_id = references.ids(PARTY, own), references.ids(PARTY, allocations)
-    through = pc.and_(nobody, pc.not_equal(_whole(rows["action"]), "allocated"))
-    rows = rows.append_column("party_id", pc.if_else(through, allocation_id, own_id))
+def _judged(part: Part, references: References) -> pa.Table:
+    """Events as deadline and sweep rules see them: with the party each is judged with, and by stream what
+    else the rules ask for."""
+    record, t = part.record, times(part.column("t"))
+    columns = {name: part.rows[name] for name in (*_SEEN, *_SEEN_OF[record.name])}
+    columns["chain_rules"] = part.chain_rules
+    sent, principal = part.column("party_id_sent"), part.column("principal")
+    own = _party(sent, principal, t, references)
+    through = _party(part.of_allocation("party_id_sent"), part.of_allocation("principal"), t, references)
+    nobody = (sent.is_null().to_numpy(zero_copy_only=False)) & principal.is_null().to_numpy(
+        zero_copy_only=False
+    )
+    if record is ALLOCATION:  # an `allocated` event is completed by nothing
+        nobody &= pc.equal(part.column("action"), "released").to_numpy(zero_copy_only=False)
+    columns["party_id"] = _ids(np.where(nobody, through, own), references)
     if record is ALLOCATION:
-        authorization = references.at(AUTHORIZATION, _whole(rows["authorization_id"]), t)
-        (cap,) = references.columns(AUTHORIZATION, authorization, ["max_accelerators"])
-        return rows.append_column("max_accelerators", cap)
+        authorization = references.at(AUTHORIZATION, part.column("authorization_id"), t)
+        (columns["max_accelerators"],) = references.columns(
+            AUTHORIZATION, authorization, ["max_accelerators"]
+        )
+        return pa.table(columns)
+    columns["allocated_at"] = part.moment_of_allocation("t")
     if record is PLACEMENT:
-        return rows
-    differ = (own >= 0) & (allocations >= 0) & (own != allocations)
-    for name, ids, held in (("own", own_id, own), ("allocation", allocation_id, allocations)):
-        asked = held.copy()
-        asked[~differ] = -1
-        (brokers,) = references.columns(PARTY, asked, ["brokers"])
-        rows = rows.append_column(f"{name}_party_id", ids).append_column(f"{name}_brokers", brokers)
-    return rows
+        columns["allocation_serials"] = part.of_allocation("serials").dictionary_decode()
+        return pa.table(columns)
+    columns["allocation_released_at"] = part.moment_of_allocation("released_at")
+    differ = (own >= 0) & (through >= 0) & (own != through)
+    for name, party in (("own", own), ("allocation", through)):
+        columns[f"{name}_party_id"] = _ids(party, references)
+        (columns[f"{name}_brokers"],) = references.columns(PARTY, np.where(differ, party, -1), ["brokers"])
+    return pa.table(columns)
 
 
-def _named(rows: pa.Table, party: str, principal: str) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pydict({"party_id": _whole(rows[party]), "principal": _whole(rows[principal])})
+def _party(sent: pa.Array, principal: pa.Array, t: Ints, references: References) -> Ints:
+    """The row of the party in force that each event's party or else its principal leads to, or -1."""
+    party, _ = parties(pa.RecordBatch.from_pydict({"party_id": sent, "principal": principal}), t, references)
+    return party
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    whole = column.combine_chunks()
-    return whole if isinstance(whole, pa.Array) else pa.concat_arrays(whole.chunks)
+def _ids(party: Ints, references: References) -> pa.Array:
+    """The parties' ids, each text once."""
+    distinct, indices = np.unique(party, return_inverse=True)
+    return pa.DictionaryArray.from_arrays(pa.array(indices.astype(np.int32)), references.ids(PARTY, distinct))

@@ -1,17 +1,14 @@
 """Which events a step has to judge: the new ones, and those that new records or versions reach back to.
 
-Makes `older_<stream>` of the kept events that are in scope, and `scope_<stream>` of them and the new ones:
-kept columns, and
-`is_new`;
-`row_rules`: the row rules are judged here, on the event as sent;
-`completes`: they are judged on the event completed through its allocation;
-`chain_rules`: the deadline and sweep rules of single events are judged.
+Makes `older_<stream>` of the kept events that are in scope: kept columns, `number` from 0, and
+`row_rules`: the row rules are judged again, on the event as sent and completed through its allocation;
+`chain_rules`: the deadline and sweep rules of single events are judged again.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import duckdb
+import pyarrow as pa
 
 from rules.reconciler import intervals, reach
 from rules.reconciler.store import CODE, TABLE, filled, listed
@@ -24,7 +21,7 @@ LACKING = (
 )
 """Events that are judged for what they do not name through their allocation (contract 3.2)."""
 
-_JUDGED = {
+JUDGED = {
     ALLOCATION.name: "action = 'allocated'",
     ACCESS.name: "true",
     PLACEMENT.name: "action <> 'stopped'",
@@ -44,7 +41,8 @@ CREATE TEMP TABLE changed_serial (serial VARCHAR, from_t TIMESTAMP);
 
 _OLDER = """
 INSERT INTO older_{stream} BY NAME
-SELECT {kept}, touching.row_rules, touching.chain_rules
+SELECT {kept}, row_number() OVER () - 1 AS number, touching.row_rules,
+  touching.chain_rules AND {judged} AS chain_rules
 FROM "{table}" e JOIN (
   SELECT topic, "partition", "offset", bool_or(row_rules) AS row_rules, bool_or(chain_rules) AS chain_rules
   FROM touched GROUP BY ALL
@@ -53,15 +51,7 @@ FROM "{table}" e JOIN (
 
 _SCOPE = """
 CREATE TEMP TABLE older_{stream} AS
-SELECT {columns}, false AS row_rules, false AS chain_rules FROM "{table}" LIMIT 0;
-
-CREATE TEMP VIEW scope_{stream} AS
-SELECT {columns}, verdicts, true AS is_new, "commit" IN (SELECT "commit" FROM stale_commit) AS row_rules,
-  {lacking} AS completes, {judged} AS chain_rules
-FROM new_{stream}
-UNION ALL
-SELECT {columns}, NULL, false, row_rules, row_rules AND {lacking}, chain_rules AND {judged}
-FROM older_{stream};
+SELECT {columns}, 0::BIGINT AS number, false AS row_rules, false AS chain_rules FROM "{table}" LIMIT 0
 """
 
 _CHANGED = """
@@ -89,17 +79,6 @@ GROUP BY serial;
 """
 
 
-@dataclass(frozen=True)
-class Size:
-    """How many events of each stream are in scope: new ones, and those kept before."""
-
-    new: Mapping[str, int]
-    older: Mapping[str, int]
-
-    def has(self, record: Record) -> bool:
-        return bool(self.new[record.name] or self.older[record.name])
-
-
 def create(con: duckdb.DuckDBPyConnection) -> None:
     """Makes the tables and views of the scope, for this connection; `store.create` comes first."""
     con.execute(_TABLES)
@@ -109,45 +88,46 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
                 stream=record.name,
                 table=TABLE[record.name],
                 columns=listed(record),
-                lacking=LACKING,
-                judged=_JUDGED[record.name],
             )
         )
 
 
-def build(con: duckdb.DuckDBPyConnection, new: Mapping[str, int], gone: int, reaching: bool) -> Size:
-    """Makes the scope from `new_*`, `stale_commit`, `gone_*`, `scope_same_id` and `reach_id`.
+def build(con: duckdb.DuckDBPyConnection, new: Mapping[str, pa.Table], gone: int, reaching: bool) -> None:
+    """Makes `older_<stream>` from `new_*`, `gone_*`, `scope_same_id` and `reach_id`.
 
     Expects that the new events are not kept yet.
 
     Args:
         con: the state.
-        new: how many events of each stream are new.
+        new: the step's new events by stream.
         gone: how many events went.
         reaching: whether new versions may reach back.
     """
     for table in ("changed_allocation", "changed_authorization", "changed_serial"):
         con.execute(f"DELETE FROM {table}")
-    if new[ALLOCATION.name] or gone:
+    if new[ALLOCATION.name].num_rows or gone:
         con.execute(_CHANGED)
         intervals.follow(con)
         con.execute(_RIVALS)
     if reaching:
         reach.follow_allocations(con)
-    older = {record.name: _gather(con, record, reaching) for record in EVENTS.values()}
-    return Size(new, older)
+    for record in EVENTS.values():
+        _gather(con, record, reaching)
 
 
-def _gather(con: duckdb.DuckDBPyConnection, record: Record, reaching: bool) -> int:
-    """Fills `older_<stream>`, and says how many there are."""
+def _gather(con: duckdb.DuckDBPyConnection, record: Record, reaching: bool) -> None:
+    """Fills `older_<stream>`."""
     con.execute(f"DELETE FROM older_{record.name}; DELETE FROM touched")
-    found = [
-        con.execute(f"INSERT INTO touched {query}").fetchall() for query in _touching(con, record, reaching)
-    ]
-    if not any(count for ((count,),) in found):
-        return 0
-    con.execute(_OLDER.format(stream=record.name, table=TABLE[record.name], kept=listed(record, "e")))
-    return int(con.execute(f"SELECT count(*) FROM older_{record.name}").fetchall()[0][0])
+    queries = _touching(con, record, reaching)
+    found = [con.execute(f"INSERT INTO touched {query}").fetchall() for query in queries]
+    if any(count for ((count,),) in found):
+        older = _OLDER.format(
+            stream=record.name,
+            table=TABLE[record.name],
+            kept=listed(record, "e"),
+            judged=JUDGED[record.name],
+        )
+        con.execute(older)
 
 
 def _touching(con: duckdb.DuckDBPyConnection, record: Record, reaching: bool) -> Iterator[str]:

@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from rules.judge import Judge
 from rules.reconciler import (
-    chain,
     completed,
     context,
     coverage,
@@ -31,6 +30,7 @@ from rules.reconciler import (
     watermark,
 )
 from rules.reconciler.given import StepInput, StepOutput
+from rules.reconciler.parts import parts
 from rules.reconciler.seen import Seen
 from rules.reconciler.watermark import Mark
 from rules.references import References
@@ -50,7 +50,6 @@ _STEP_TABLES = {
     "judged_chain": _PLACE,
     "judged_subject": "rule_id VARCHAR, subject VARCHAR",
     "judged_id": "source VARCHAR, event_id VARCHAR",
-    "stale_commit": '"commit" INTEGER',
 }
 """What the judging modules fill in a step: what was found for the scope, and what was judged, so that
 whatever of it is not found any more ceases to hold."""
@@ -108,11 +107,11 @@ class Reconciler:
         stale = self._learn(given)
         found, new = self._take(given)
         reaching = reach.is_reaching(self._con)
-        size = scope.build(self._con, new, found.gone.num_rows, reaching)
+        scope.build(self._con, new, found.gone.num_rows, reaching)
         store.keep(self._con, ALLOCATION)
-        chain.follow(self._con)
-        completed.judge_rows(self._con, self.references, self._judge, size, stale)
-        context.build(self._con, self.references, size)
+        judged = parts(self._con, new)
+        completed.judge_rows(self._con, self.references, self._judge, judged, stale)
+        context.build(self._con, self.references, judged)
         mark = self._look_at_sources(given)
         views.run(self._con, self._queries)
         findings.absorb_workers(self._con, given.firings)
@@ -155,8 +154,8 @@ class Reconciler:
     def close(self) -> None:
         self._con.close()
 
-    def _learn(self, given: StepInput) -> bool:
-        """New reference versions, and which commits were judged without them: says whether any was."""
+    def _learn(self, given: StepInput) -> list[int]:
+        """Takes in new reference versions; returns the commits that were judged without them."""
         reach.follow(self._con, given.references)
         for record, versions in given.references:
             self.references.add(record, versions)
@@ -164,7 +163,7 @@ class Reconciler:
                 sources.add_versions(self._con, versions)
         for (topic, partition), offset in given.read.items():
             self.references.note_read(topic, partition, offset)
-        stale = [
+        return [
             index
             for index, known in enumerate(given.known)
             if any(
@@ -173,21 +172,17 @@ class Reconciler:
                 if partition[0] in reach.TOPICS
             )
         ]
-        for index in stale:
-            self._con.execute("INSERT INTO stale_commit VALUES (?)", [index])
-        return bool(stale)
 
-    def _take(self, given: StepInput) -> tuple[duplicates.Found, dict[str, int]]:
-        """Sorts out duplicates; what is new becomes `new_*` (how many of each stream is said), what turns out
-        to be one `gone_*`."""
+    def _take(self, given: StepInput) -> tuple[duplicates.Found, dict[str, pa.Table]]:
+        """Sorts out duplicates; what is new becomes `new_*`, what turns out to be one `gone_*`."""
         found = duplicates.find(self._con, self._seen, given.events)
         originals = {
             record.name: given.events[record.name].filter(pa.array(found.original[record.name]))
             for record in EVENTS.values()
         }
-        store.take_new(self._con, originals)
+        new = store.take_new(self._con, originals)
         store.take_gone(self._con, found.gone)
-        return found, {name: rows.num_rows for name, rows in originals.items()}
+        return found, new
 
     def _look_at_sources(self, given: StepInput) -> Mark:
         self._con.register("rejected_rows", given.rejected)
@@ -241,6 +236,6 @@ def _create(con: duckdb.DuckDBPyConnection, rules: Sequence[Rule]) -> None:
     """Makes the tables where they are missing."""
     for table, columns in _STEP_TABLES.items():
         con.execute(f"CREATE TEMP TABLE {table} ({columns})")
-    for module in (store, intervals, reach, scope, chain, seen, duplicates, sources, watermark, coverage):
+    for module in (store, intervals, reach, scope, seen, duplicates, sources, watermark, coverage):
         module.create(con)
     findings.create(con, rules)

@@ -8,6 +8,7 @@ window. Duplicates are not among them.
 from collections.abc import Mapping
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
@@ -48,7 +49,7 @@ def listed(record: Record, alias: str = "") -> str:
 def create(con: duckdb.DuckDBPyConnection) -> None:
     """Makes the tables where they are missing."""
     for record in EVENTS.values():
-        con.register("empty_events", _nothing_new(record))
+        con.register("empty_events", nothing_new(record))
         con.execute(
             f'CREATE TABLE IF NOT EXISTS "{TABLE[record.name]}" AS '
             f"SELECT {listed(record)}, {CODE} FROM empty_events"
@@ -58,7 +59,7 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
             f"CREATE TEMP TABLE gone_{record.name} AS "
             f'SELECT {listed(record)} FROM "{TABLE[record.name]}" LIMIT 0'
         )
-        con.register(f"new_{record.name}", _nothing_new(record))
+        con.register(f"new_{record.name}", nothing_new(record))
     parts = [f"SELECT '{r.name}' AS stream, {_narrow()} FROM new_{r.name}" for r in EVENTS.values()]
     con.execute(f"CREATE TEMP VIEW new_event AS {' UNION ALL '.join(parts)}")
 
@@ -76,18 +77,26 @@ def kept(landed: pa.Table, record: Record) -> pa.Table:
     return pa.table(taken)
 
 
-def _nothing_new(record: Record) -> pa.Table:
-    return kept(typed(record).empty_table().append_column("commit", pa.array([], pa.int32())), record)
+def nothing_new(record: Record) -> pa.Table:
+    """No new events of the stream."""
+    landed = typed(record).empty_table().append_column("commit", pa.array([], pa.int32()))
+    return _numbered(kept(landed, record))
 
 
-def take_new(con: duckdb.DuckDBPyConnection, originals: Mapping[str, pa.Table]) -> None:
-    """Gives the step's originals their names: `new_<stream>` (kept columns, `verdicts` and `commit`) and the
-    narrow `new_event`. They are views of the Arrow tables; nothing is copied.
+def _numbered(rows: pa.Table) -> pa.Table:
+    return rows.append_column("number", pa.array(np.arange(rows.num_rows)))
 
-    `originals`: per stream the landed rows that are no duplicates.
+
+def take_new(con: duckdb.DuckDBPyConnection, originals: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    """Gives the step's originals their names: `new_<stream>` (kept columns, `verdicts`, `commit`, and their
+    `number` from 0) and the narrow `new_event`. They are views of the Arrow tables; nothing is copied.
+
+    `originals`: per stream the landed rows that are no duplicates. Returns what is registered.
     """
-    for record in EVENTS.values():
-        con.register(f"new_{record.name}", kept(originals[record.name], record))
+    new = {record.name: _numbered(kept(originals[record.name], record)) for record in EVENTS.values()}
+    for name, rows in new.items():
+        con.register(f"new_{name}", rows)
+    return new
 
 
 def take_gone(con: duckdb.DuckDBPyConnection, gone: pa.Table) -> None:

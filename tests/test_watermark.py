@@ -128,6 +128,18 @@ def test_unread_partitions_hold_it_back() -> None:
     assert engine.step(unread=(first,)).watermark == BASE + 20 - LATENESS_US
 
 
+def test_a_source_whose_records_wait_unread_is_not_silent() -> None:
+    engine = Engine()
+    second = ("custody.access", 2)
+    engine.step(event(1, "a", BASE), event(2, "b", BASE))
+    waiting = engine.step(event(5, "a", BASE + 2 * HOUR), unread=(second,))
+    assert waiting.latest == BASE and engine.lively() == (["a", "b"], [])
+    assert engine.step(unread=(("custody.access", 3),)).latest == BASE
+    assert engine.step(event(6, "b", BASE + HOUR), unread=(second,)).latest == BASE + HOUR
+    assert engine.step().latest == BASE + 2 * HOUR
+    assert engine.lively() == (["a", "b"], [])
+
+
 @pytest.mark.parametrize("said, expected", [(BASE + 7, BASE + 7), (BASE - HOUR, BASE - LATENESS_US)])
 def test_a_clock_from_outside_goes_first_but_not_back(said: int, expected: int) -> None:
     engine = Engine()

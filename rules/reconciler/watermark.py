@@ -5,7 +5,7 @@ The watermark is the lowest, over the live sources, of the greatest event time l
 that still have unread records hold it back too. It never goes back. Times are µs.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -18,11 +18,12 @@ LATENESS_US = 600 * 1_000_000
 """How far an event may come behind those of later event time and still count as in time."""
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS clock (first BIGINT, latest BIGINT, tick BIGINT, watermark BIGINT);
+CREATE TABLE IF NOT EXISTS clock (
+  first BIGINT, latest BIGINT, tick BIGINT, watermark BIGINT, reached BIGINT);
 CREATE TABLE IF NOT EXISTS source_clock (source VARCHAR, newest BIGINT);
 CREATE TABLE IF NOT EXISTS partition_clock (topic VARCHAR, "partition" INTEGER, newest BIGINT)
 """
-# newest: the greatest event time of events that are not `future`.
+# newest: the greatest event time of events that are not `future`; reached: see Mark.latest.
 
 _ADVANCE = """
 CREATE OR REPLACE TEMP TABLE clock_new AS
@@ -68,7 +69,8 @@ class Mark:
 
     Attributes:
         first: earliest broker time of any record, None before there is one.
-        latest: latest such time.
+        latest: latest such time, by which silence is judged. While partitions have unread records it goes no
+            further than what was read of them: a source whose records wait there is not silent.
         watermark: None where nothing is settled.
         late: how many of the step's events were behind the watermark before it.
     """
@@ -91,7 +93,7 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
     """Makes what is missing of the tables."""
     con.execute(_TABLES)
     if not con.execute("FROM clock").fetchall():
-        con.execute("INSERT INTO clock VALUES (NULL, NULL, NULL, NULL)")
+        con.execute("INSERT INTO clock VALUES (NULL, NULL, NULL, NULL, NULL)")
 
 
 def advance(
@@ -112,18 +114,27 @@ def advance(
         unread: partitions that hold records not read yet.
         clock: the watermark and the latest broker time, where somebody else says them.
     """
-    ((first, latest, last_tick, before),) = con.execute("FROM clock").fetchall()
+    ((first, latest, last_tick, before, past),) = con.execute("FROM clock").fetchall()
     first = _least(first, broker_first)
     latest = _most(latest, _most(broker_last, tick))
     last_tick = _most(last_tick, tick)
     late = _follow(con, before)
-    reached = _reached(con, latest, last_tick, unread) if clock is None else clock.watermark
-    watermark = _most(before, reached)
+    read = _read(con, unread)
+    if clock is None:
+        watermark = _most(before, _reached(con, latest, last_tick, read))
+        past = _most(
+            past,
+            None
+            if None in read
+            else _least(latest, min((time for time in read if time is not None), default=None)),
+        )
+    else:
+        watermark = _most(before, clock.watermark)
     con.execute(
-        "UPDATE clock SET first = ?, latest = ?, tick = ?, watermark = ?",
-        [first, latest, last_tick, watermark],
+        "UPDATE clock SET first = ?, latest = ?, tick = ?, watermark = ?, reached = ?",
+        [first, latest, last_tick, watermark, past],
     )
-    return Mark(first, latest if clock is None else clock.latest_broker_time, watermark, late)
+    return Mark(first, past if clock is None else clock.latest_broker_time, watermark, late)
 
 
 def set_back(con: duckdb.DuckDBPyConnection, watermark: int) -> None:
@@ -145,16 +156,21 @@ def _follow(con: duckdb.DuckDBPyConnection, watermark: int | None) -> int:
     return int(late)
 
 
+def _read(con: duckdb.DuckDBPyConnection, unread: Collection[Partition]) -> list[int | None]:
+    """How far the partitions with unread records were read; None for one of which nothing was."""
+    if not unread:
+        return []
+    rows = con.execute('SELECT topic, "partition", newest FROM partition_clock').fetchall()
+    at = {(topic, partition): time for topic, partition, time in rows}
+    return [at.get(partition) for partition in unread]
+
+
 def _reached(
-    con: duckdb.DuckDBPyConnection, latest: int | None, tick: int | None, unread: Collection[Partition]
+    con: duckdb.DuckDBPyConnection, latest: int | None, tick: int | None, read: Sequence[int | None]
 ) -> int | None:
     """Where the records so far would put the watermark; None for where it is."""
     ((newest,),) = con.execute(f"SELECT min(c.newest) {_HEARD} AND {_LIVE}", {"latest": latest}).fetchall()
-    bounds = [tick if newest is None else newest]
-    if unread:
-        read = con.execute('SELECT topic, "partition", newest FROM partition_clock').fetchall()
-        at = {(topic, partition): time for topic, partition, time in read}
-        bounds += [at.get(partition) for partition in unread]
+    bounds = [tick if newest is None else newest, *read]
     reached = [bound - LATENESS_US for bound in bounds if bound is not None]
     return min(reached) if len(reached) == len(bounds) else None
 

@@ -15,7 +15,7 @@ from rules.join import parties
 from rules.reconciler import intervals, store
 from rules.reconciler.parts import Part, parts
 from rules.references import References
-from rules.versions import times
+from rules.versions import Mask, times
 from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
 from schemas.reference import AUTHORIZATION, PARTY
 
@@ -176,8 +176,16 @@ def _judged(part: Part, references: References) -> pa.Table:
     differ = (own >= 0) & (through >= 0) & (own != through)
     for name, party in (("own", own), ("allocation", through)):
         columns[f"{name}_party_id"] = _ids(party, references)
-        (columns[f"{name}_brokers"],) = references.columns(PARTY, np.where(differ, party, -1), ["brokers"])
+        columns[f"{name}_brokers"] = _brokers(party, differ, references)
     return pa.table(columns)
+
+
+def _brokers(party: Ints, asked: Mask, references: References) -> pa.Array:
+    """The brokers of the parties where they are asked for, which is nearly nowhere."""
+    (brokers,) = references.columns(PARTY, party[asked], ["brokers"])
+    if not len(brokers):
+        return pa.nulls(len(party), brokers.type)
+    return brokers.take(pa.array(np.cumsum(asked) - 1, mask=~asked))
 
 
 def _party(sent: pa.Array, principal: pa.Array, t: Ints, references: References) -> Ints:
@@ -188,5 +196,6 @@ def _party(sent: pa.Array, principal: pa.Array, t: Ints, references: References)
 
 def _ids(party: Ints, references: References) -> pa.Array:
     """The parties' ids, each text once."""
-    distinct, indices = np.unique(party, return_inverse=True)
-    return pa.DictionaryArray.from_arrays(pa.array(indices.astype(np.int32)), references.ids(PARTY, distinct))
+    encoded = pa.array(party).dictionary_encode()
+    ids = references.ids(PARTY, encoded.dictionary.to_numpy())
+    return pa.DictionaryArray.from_arrays(encoded.indices, ids)

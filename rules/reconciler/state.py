@@ -13,6 +13,7 @@ FILE = "state.duckdb"
 _SETTINGS = (
     # finding the best compression takes longer than all else in a commit, for a file that may be deleted
     "SET force_compression = 'dictionary'",
+    "SET checkpoint_threshold = '256MB'",
     "SET TimeZone = 'UTC'",
     "SET preserve_insertion_order = false",
     "SET enable_progress_bar = false",

@@ -2,8 +2,9 @@
 
 Of the accepted events of a stream with equal (source, event_id) and equal fields, the one with the lowest
 coordinates is the original and the others are its duplicates, however late they come. A lower coordinate that
-comes later takes the part over: the original so far is `gone`. What is original is held in `Seen`; of
-duplicates only the coordinates are held.
+comes later takes the part over: the original so far is `gone`. `Seen` knows every original by a hash of its
+id; only events whose hash was there before, or twice in the step, are compared. Of duplicates only the
+coordinates are held.
 """
 
 from collections.abc import Mapping
@@ -15,12 +16,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rules.join import FUTURE_US
-from rules.reconciler import fingerprint
-from rules.reconciler.runs import NO_TIME, Entries, Ints, Words, concat
+from rules.growing import ranges
+from rules.reconciler import alike
+from rules.reconciler.alike import TOPICS, Alike
+from rules.reconciler.runs import Entries, Ints, Words, concat
 from rules.reconciler.seen import Seen
 from schemas.events import EVENTS
-from schemas.record import Record
 from schemas.tables import COORDINATES
 
 Mask = npt.NDArray[np.bool_]
@@ -45,9 +46,7 @@ GONE = pa.schema(
 
 DUPLICATES = pa.schema([*COORDINATES, *(pa.field(f"of_{field.name}", field.type) for field in COORDINATES)])
 
-_TOPICS = pa.array(sorted(EVENTS), pa.string())  # codes sort as the topics do
-_STREAMS = pa.array([EVENTS[topic].name for topic in sorted(EVENTS)], pa.string())
-_NARROW = ("source", "event_id", "source_seq", "allocation_id", "action")
+_AT = 'topic, "partition", "offset"'
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ class Found:
 
 
 def create(con: duckdb.DuckDBPyConnection) -> None:
-    """Makes what is missing of the tables."""
-    fingerprint.create(con)
+    """Makes what is missing of the tables; `store.create` comes first."""
+    alike.create(con)
     con.execute(
         'CREATE TABLE IF NOT EXISTS known_duplicate (topic VARCHAR, "partition" INTEGER, "offset" BIGINT, '
         "of_topic VARCHAR, of_partition INTEGER, of_offset BIGINT)"
@@ -78,30 +77,30 @@ def find(con: duckdb.DuckDBPyConnection, seen: Seen, landed: Mapping[str, pa.Tab
     """Takes in a step's events and says which are originals.
 
     Args:
-        con: needs the temp table `judged_id`; gets the temp table `scope_same_id`, with all events of the ids
-            in it (party_id and allocation_id null).
+        con: has the originals of earlier steps in the tables of kept events (`store.py`), and the temp table
+            `judged_id`; gets the temp table `scope_same_id`, with all events of the ids in it (party_id and
+            allocation_id null).
         seen: the index over `con`.
-        landed: by stream, `typed(record)` rows without `ingested_at`; no coordinate is handed in twice, ever.
+        landed: by stream (every one), `typed(record)` rows without `ingested_at`; no coordinate is handed in
+            twice, ever.
     """
     seen.refresh()
     rows = _Rows.of(con, landed)
-    order = np.argsort(rows.entries.key, kind="stable")
+    order = np.argsort(rows.entries.key)
     entries = rows.entries.take(order)
     held = _held(seen, entries)
-    which = np.flatnonzero(_repeated(entries.key) | np.isin(entries.key, held.key))
-    classes = _Classes.of(entries.take(which), held)
-    fresh = np.ones(len(entries), bool)
-    fresh[which] = classes.first[: len(which)]
-    seen.add(entries.take(np.flatnonzero(fresh)))
-    _judge_ids(con, seen, rows, order[which], classes)
-    original = np.empty(len(entries), bool)
-    original[order] = fresh
-    bounds = np.cumsum([0, *(len(table) for table in rows.tables.values())])
-    return Found(
-        {name: original[bounds[i] : bounds[i + 1]] for i, name in enumerate(rows.tables)},
-        _duplicates(con, classes),
-        _gone(rows, order[which], classes),
-    )
+    which = np.flatnonzero(_repeated(entries.key) | _among(entries.key, held.key))
+    con.execute(_NO_SAME_ID)
+    original = np.ones(len(entries), bool)
+    if len(which) == 0:
+        seen.add(entries)
+        return Found(rows.by_stream(original), DUPLICATES.empty_table(), GONE.empty_table())
+    candidates = _Candidates.of(con, rows, order[which], held)
+    gone = _gone(con, candidates)
+    _judge_ids(con, seen, candidates, gone)
+    original[candidates.row[candidates.is_new & ~candidates.is_first]] = False
+    seen.add(entries.take(np.flatnonzero(original[order])))
+    return Found(rows.by_stream(original), _duplicates(con, candidates), gone)
 
 
 @dataclass(frozen=True)
@@ -109,36 +108,49 @@ class _Rows:
     """The step's rows, stream after stream, and their entries in the same order."""
 
     tables: dict[str, pa.Table]
+    bounds: Ints
     entries: Entries
 
     @staticmethod
     def of(con: duckdb.DuckDBPyConnection, landed: Mapping[str, pa.Table]) -> "_Rows":
-        records = [record for record in EVENTS.values() if record.name in landed]
-        tables = {record.name: landed[record.name] for record in records}
-        return _Rows(tables, concat(_entries(con, record, tables[record.name]) for record in records))
+        tables = {record.name: landed[record.name] for record in EVENTS.values()}
+        bounds = np.cumsum([0, *(len(table) for table in tables.values())])
+        return _Rows(tables, bounds, concat(_entries(con, name, table) for name, table in tables.items()))
 
-    def narrow(self, at: Ints) -> pa.Table:
-        """Source, event id and what else all streams have, of rows by number."""
-        return pa.concat_tables(table.select(_NARROW) for table in self.tables.values()).take(pa.array(at))
+    def by_stream(self, mask: Mask) -> dict[str, Mask]:
+        """A mask of all rows, cut by stream."""
+        return dict(zip(self.tables, np.split(mask, self.bounds[1:-1]), strict=True))
 
-
-def _entries(con: duckdb.DuckDBPyConnection, record: Record, rows: pa.Table) -> Entries:
-    code = _TOPICS.index(record.topic).as_py()
-    assert pc.all(pc.equal(rows["topic"], record.topic)).as_py() is not False, "a row of another topic"
-    fields = rows.drop_columns("party_id").append_column("party_id", rows["party_id_sent"])
-    return Entries.of(
-        fingerprint.identities(con, rows),
-        fingerprint.contents(con, record, fields),
-        _times(rows["occurred_at"]),
-        _times(rows["broker_time"]),
-        (code << 32) | _numbers(rows["partition"]),
-        _numbers(rows["offset"]),
-    )
+    def take(self, rows: Ints, numbers: Ints) -> dict[str, tuple[pa.Table, Ints]]:
+        """By stream, some of all rows with their numbers."""
+        taken = {}
+        for index, (name, table) in enumerate(self.tables.items()):
+            low, high = self.bounds[index], self.bounds[index + 1]
+            mine = np.flatnonzero((rows >= low) & (rows < high))
+            taken[name] = table.take(pa.array(rows[mine] - low)), numbers[mine]
+        return taken
 
 
-def _times(column: pa.ChunkedArray) -> Ints:
-    values: Ints = column.cast(pa.timestamp("us")).cast(pa.int64()).fill_null(NO_TIME).to_numpy()
-    return np.ascontiguousarray(values)
+def _entries(con: duckdb.DuckDBPyConnection, stream: str, rows: pa.Table) -> Entries:
+    topic = f"custody.{stream}"
+    assert pc.all(pc.equal(rows["topic"], topic)).as_py() is not False, "a row of another topic"
+    t = rows["occurred_at"].cast(pa.timestamp("us")).cast(pa.int64())
+    place = (TOPICS.index(topic) << 32) | _numbers(rows["partition"])
+    return Entries.of(hashes(con, rows), _numbers(t), place, _numbers(rows["offset"]))
+
+
+def hashes(con: duckdb.DuckDBPyConnection, rows: pa.Table) -> Words:
+    """A number for each row's (source, event_id): of DuckDB's making, so that it goes with a state.
+
+    It decides nothing: who makes two ids collide has them compared, which costs time only.
+    """
+    places = pa.array(np.arange(len(rows)))
+    con.register("hash_input", rows.select(["source", "event_id"]).append_column("place", places))
+    found = con.sql("SELECT place, hash(source, event_id) AS code FROM hash_input").to_arrow_table()
+    con.unregister("hash_input")
+    ordered = np.empty(len(rows), np.uint64)
+    ordered[found["place"].to_numpy()] = found["code"].to_numpy()
+    return ordered
 
 
 def _numbers(column: pa.ChunkedArray) -> Ints:
@@ -151,9 +163,12 @@ def _held(seen: Seen, entries: Entries) -> Entries:
     if len(entries) == 0:
         return concat([])
     low, high = int(entries.t.min()), int(entries.t.max())
-    distinct = entries.key[np.concatenate([[True], entries.key[1:] != entries.key[:-1]])]
-    _, held = seen.find(distinct, low - CONFLICT_WINDOW_US, high + CONFLICT_WINDOW_US)
-    return held
+    return seen.find(_distinct(entries.key), low - CONFLICT_WINDOW_US, high + CONFLICT_WINDOW_US)
+
+
+def _distinct(keys: Words) -> Words:
+    """The keys, which ascend, each once."""
+    return keys[np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)]]
 
 
 def _repeated(keys: Words) -> Mask:
@@ -165,60 +180,70 @@ def _repeated(keys: Words) -> Mask:
     return repeated
 
 
-@dataclass(frozen=True)
-class _Classes:
-    """New entries, then held ones, with the order that brings together what has one id and one content.
+def _among(keys: Words, wanted: Words) -> Mask:
+    """Which of the ascending keys are among others."""
+    wanted = _distinct(np.sort(wanted))
+    low = np.searchsorted(keys, wanted)
+    among = np.zeros(len(keys), bool)
+    among[ranges(low, np.searchsorted(keys, wanted, "right") - low)] = True
+    return among
 
-    `new` counts the new ones; `first` is true for the one with the lowest coordinates of each class, and
-    `original` the position of that one.
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Events that may be the same, numbered in the order of their coordinates.
+
+    Attributes:
+        entries: their entries.
+        row: which of the step's rows each is; -1 for those of earlier steps.
+        alike: how they compare. Some of earlier steps are not in it: they were duplicates before.
+        original: the number of the lowest of each one's class.
     """
 
     entries: Entries
-    new: int
-    order: Ints
-    first: Mask
+    row: Ints
+    alike: Alike
     original: Ints
 
     @staticmethod
-    def of(new: Entries, held: Entries) -> "_Classes":
-        both = concat([new, held])
-        order = np.lexsort((both.offset, both.place, *both.words[3::-1]))
-        starts = np.ones(len(order), bool)
-        starts[1:] = (np.diff(both.words[:4, order]) != 0).any(axis=0)
-        first = np.empty(len(order), bool)
-        first[order] = starts
-        original = np.empty(len(order), np.int64)
-        original[order] = order[np.flatnonzero(starts)[np.cumsum(starts) - 1]]
-        return _Classes(both, len(new), order, first, original)
+    def of(con: duckdb.DuckDBPyConnection, rows: _Rows, which: Ints, held: Entries) -> "_Candidates":
+        """`which` rows of the step, and entries of the index."""
+        entries = concat([rows.entries.take(which), held])
+        order = np.lexsort((entries.offset, entries.place))
+        entries = entries.take(order)
+        row = np.concatenate([which, np.full(len(held), -1)])[order]
+        new, old = np.flatnonzero(row >= 0), np.flatnonzero(row < 0)
+        alike.read_held(con, entries.take(old), old)
+        compared = alike.compare(con, rows.take(row[new], new))
+        original = np.arange(len(entries))
+        lowest = np.minimum.reduceat(compared.numbers, compared.classes[:-1])
+        original[compared.numbers] = np.repeat(lowest, np.diff(compared.classes))
+        return _Candidates(entries, row, compared, original)
 
-    def replaced(self) -> Ints:
-        """The held entries that were original until now and whose class has a new first."""
-        held = self.order[self.order >= self.new]
-        once = np.concatenate([[True], self.original[held][1:] != self.original[held][:-1]])[: len(held)]
-        lowest = held[once]  # of each class, the lowest of those held
-        return lowest[self.original[lowest] < self.new]
+    @property
+    def is_new(self) -> Mask:
+        return self.row >= 0
 
-    def shared(self) -> Ints:
-        """One new entry of every id that stands for more than one content and has a new entry."""
-        words = self.entries.words[:2, self.order]
-        starts = np.ones(len(self.order), bool)
-        starts[1:] = (np.diff(words) != 0).any(axis=0)
-        group = np.cumsum(starts) - 1
-        contents = np.bincount(group, self.first[self.order])
-        lowest = np.full(len(contents), len(self.order))
-        np.minimum.at(lowest, group, self.order)
-        shared: Ints = lowest[(contents > 1) & (lowest < self.new)]
-        return shared
+    @property
+    def is_first(self) -> Mask:
+        return self.original == np.arange(len(self.original))
+
+    def contested(self) -> tuple[Ints, Ints]:
+        """Ids of more than one class of which one is new: (the new originals, the id of each)."""
+        numbers, classes, of_ids = self.alike.numbers, self.alike.classes, self.alike.of_ids
+        id_of = np.repeat(np.arange(len(of_ids) - 1), np.diff(classes[of_ids]))
+        found = (self.is_new & self.is_first)[numbers] & (np.diff(of_ids) > 1)[id_of]
+        return numbers[found], id_of[found]
 
 
-def _duplicates(con: duckdb.DuckDBPyConnection, classes: _Classes) -> pa.Table:
+def _duplicates(con: duckdb.DuckDBPyConnection, candidates: _Candidates) -> pa.Table:
     """Rows for all whose original is new or changed, which are also remembered."""
-    replaced = classes.replaced()
-    places = np.concatenate([np.flatnonzero(~classes.first[: classes.new]), replaced])
-    named = _coordinates(classes.entries.take(places))
-    of = _coordinates(classes.entries.take(classes.original[places]), "of_")
+    follow = ~candidates.is_first
+    which = np.flatnonzero(follow)
+    named = _coordinates(candidates.entries.take(which))
+    of = _coordinates(candidates.entries.take(candidates.original[which]), "of_")
     changed = pa.table({**named, **of}, schema=DUPLICATES)
-    if len(replaced):
+    if (follow & ~candidates.is_new).any():
         changed = pa.concat_tables([changed, _followers(con, changed)])
     if len(changed):
         con.register("changed_duplicates", changed)
@@ -244,74 +269,68 @@ def _followers(con: duckdb.DuckDBPyConnection, changed: pa.Table) -> pa.Table:
     return con.sql("FROM duplicate_follower").to_arrow_table().cast(DUPLICATES)
 
 
-def _gone(rows: _Rows, numbers: Ints, classes: _Classes) -> pa.Table:
-    """The held entries that are no originals any more. `numbers` are the row numbers of the new entries."""
-    replaced = classes.replaced()
-    entries = classes.entries.take(replaced)
-    narrow = rows.narrow(numbers[classes.original[replaced]])
-    timed = entries.broker_time != NO_TIME
-    columns = {
-        "stream": _STREAMS.take(pa.array(entries.place >> 32)),
-        **_coordinates(entries),
-        **{name: narrow[name] for name in _NARROW},
-        "t": pa.array(entries.t, pa.timestamp("us")),
-        "broker_time": pa.array(entries.broker_time, pa.timestamp("us"), mask=~timed),
-        "future": pa.array(timed & (entries.t - FUTURE_US > entries.broker_time)),
-    }
-    return pa.table(columns).select(GONE.names).cast(GONE)
+def _gone(con: duckdb.DuckDBPyConnection, candidates: _Candidates) -> pa.Table:
+    """The kept events that are no originals any more."""
+    numbers = np.flatnonzero(~candidates.is_new & ~candidates.is_first)
+    if len(numbers) == 0:
+        return GONE.empty_table()
+    con.register("gone_number", pa.table([numbers], ["number"]))
+    names = ", ".join(f'"{name}"' for name in GONE.names if name != "stream")
+    parts = [
+        f"SELECT '{record.name}' AS stream, {names} FROM held_{record.name} "
+        "SEMI JOIN gone_number USING (number)"
+        for record in EVENTS.values()
+    ]
+    gone = con.sql(" UNION ALL ".join(parts)).to_arrow_table().cast(GONE)
+    con.unregister("gone_number")
+    return gone
 
 
-def _judge_ids(
-    con: duckdb.DuckDBPyConnection, seen: Seen, rows: _Rows, numbers: Ints, classes: _Classes
-) -> None:
-    """Fills `judged_id` and `scope_same_id` for the new entries' ids that stand for more than one content."""
-    shared = classes.shared()
-    narrow = rows.narrow(numbers[shared])
-    ids = _ids(classes.entries.take(shared))
-    _, held = seen.find(np.unique(classes.entries.key[shared]))
-    every = _Classes.of(concat([]), held)
-    events = held.take(every.order[every.first[every.order]])  # what is original, by id
-    of = pc.index_in(_ids(events), ids)
-    events = events.take(np.flatnonzero(of.is_valid().to_numpy(zero_copy_only=False)))
-    of = of.drop_null()
-    con.register(
-        "same_id",
-        pa.table(
-            {
-                **_coordinates(events),
-                "source": narrow["source"].take(of),
-                "event_id": narrow["event_id"].take(of),
-                "t": pa.array(events.t, pa.timestamp("us")),
-                "number": of,
-            }
-        ),
-    )
-    con.execute(_SAME_ID)
-    con.unregister("same_id")
-    con.execute("INSERT INTO judged_id SELECT DISTINCT source, event_id FROM scope_same_id")
+_NO_SAME_ID = """
+CREATE OR REPLACE TEMP TABLE scope_same_id (
+  topic VARCHAR, "partition" INTEGER, "offset" BIGINT, source VARCHAR, event_id VARCHAR, t TIMESTAMP,
+  party_id VARCHAR, allocation_id VARCHAR, apart_us BIGINT)
+"""
 
-
-_SAME_ID = """
-CREATE OR REPLACE TEMP TABLE scope_same_id AS
-SELECT topic, "partition", "offset", source, event_id, t,
-  CAST(NULL AS VARCHAR) AS party_id, CAST(NULL AS VARCHAR) AS allocation_id,
+_SAME_ID = f"""
+INSERT INTO scope_same_id BY NAME
+SELECT {_AT}, source, event_id, t,
   least(
     epoch_us(t) - lag(epoch_us(t)) OVER by_time, lead(epoch_us(t)) OVER by_time - epoch_us(t)
   ) AS apart_us
-FROM same_id
-WINDOW by_time AS (PARTITION BY number ORDER BY t, topic, "partition", "offset")
+FROM (
+  SELECT {_AT}, source, event_id, t FROM ({{held}}) SEMI JOIN contested USING (source, event_id)
+    ANTI JOIN same_id_gone USING ({_AT})
+  UNION ALL SELECT {_AT}, source, event_id, t FROM contested)
+WINDOW by_time AS (PARTITION BY source, event_id ORDER BY t, {_AT});
+INSERT INTO judged_id SELECT DISTINCT source, event_id FROM contested
 """
 
 
-def _ids(entries: Entries) -> pa.Array:
-    """Both words of each id's fingerprint as one value."""
-    words = np.ascontiguousarray(entries.words[:2].T)
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(entries), [None, pa.py_buffer(words)])
+def _judge_ids(con: duckdb.DuckDBPyConnection, seen: Seen, candidates: _Candidates, gone: pa.Table) -> None:
+    """Fills `judged_id` and `scope_same_id` for ids that stand for more than one content, one of them new;
+    before the step's entries are in the index."""
+    numbers, ids = candidates.contested()
+    if len(numbers) == 0:
+        return
+    new = candidates.entries.take(numbers)
+    held = seen.find(_distinct(np.sort(new.key)))
+    alike.read_held(con, held, np.arange(len(held)))
+    names = candidates.alike.ids.take(pa.array(ids))
+    times = pa.array(new.t).cast(pa.timestamp("us"))
+    contested = {**_coordinates(new), "source": names["source"], "event_id": names["event_id"], "t": times}
+    con.register("contested", pa.table(contested))
+    con.register("same_id_gone", gone)
+    parts = [f"SELECT {_AT}, source, event_id, t FROM held_{record.name}" for record in EVENTS.values()]
+    con.execute(_SAME_ID.format(held=" UNION ALL ".join(parts)))
+    con.unregister("same_id_gone")
+    con.unregister("contested")
 
 
 def _coordinates(entries: Entries, prefix: str = "") -> dict[str, pa.Array]:
+    topics = pa.array(TOPICS, pa.string())
     return {
-        f"{prefix}topic": _TOPICS.take(pa.array(entries.place >> 32)),
+        f"{prefix}topic": topics.take(pa.array(entries.place >> 32)),
         f"{prefix}partition": pa.array((entries.place & 0xFFFFFFFF).astype(np.int32)),
         f"{prefix}offset": pa.array(entries.offset),
     }

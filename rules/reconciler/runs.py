@@ -1,6 +1,6 @@
 """Immutable sorted runs of fixed-width entries, in files or in memory: what the index of events is made of.
 
-A run's file holds its entries column after column, eight little-endian 64-bit words each, ordered by the
+A run's file holds its entries column after column, four little-endian 64-bit words each, ordered by the
 first word (the *key*, a uniform hash), and then a filter: one bit for every range of keys, set where the run
 has a key in it. There are at least eight ranges to an entry, so most keys that a run does not have are told
 by one look at the filter.
@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from rules.growing import ranges
 from schemas.errors import SekishoError
 
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 Bits = npt.NDArray[np.uint8]
 
-NO_TIME = int(np.iinfo(np.int64).min)
-_WORDS = 8
+_WORDS = 4
 _CHUNK = 1 << 17  # entries merged at a time
 
 
@@ -30,19 +30,15 @@ _CHUNK = 1 << 17  # entries merged at a time
 class Entries:
     """Entries in columns: `words[i]` is the i-th word of all of them.
 
-    `place` is the topic's code in the upper half and the partition in the lower, so that (place, offset)
-    sorts as coordinates do when the codes sort as the topics. Times are µs; `broker_time` NO_TIME for none.
+    `key` hashes the id; `t` is the event time in µs. `place` is the topic's code in the upper half and the
+    partition in the lower, so that (place, offset) sorts as coordinates do when the codes sort as the topics.
     """
 
     words: Words
 
     @staticmethod
-    def of(
-        identity: Words, content: Words, t: Ints, broker_time: Ints, place: Ints, offset: Ints
-    ) -> "Entries":
-        """Entries from their fingerprints (two words per row) and numbers."""
-        numbers = [column.view(np.uint64) for column in (t, broker_time, place, offset)]
-        return Entries(np.stack([*identity.T, *content.T, *numbers]))
+    def of(key: Words, t: Ints, place: Ints, offset: Ints) -> "Entries":
+        return Entries(np.stack([key, *(column.view(np.uint64) for column in (t, place, offset))]))
 
     def __len__(self) -> int:
         return self.words.shape[1]
@@ -60,24 +56,19 @@ class Entries:
 
     @property
     def key(self) -> Words:
-        """The first word of the id's fingerprint."""
         return self.words[0]
 
     @property
     def t(self) -> Ints:
-        return self.words[4].view(np.int64)
-
-    @property
-    def broker_time(self) -> Ints:
-        return self.words[5].view(np.int64)
+        return self.words[1].view(np.int64)
 
     @property
     def place(self) -> Ints:
-        return self.words[6].view(np.int64)
+        return self.words[2].view(np.int64)
 
     @property
     def offset(self) -> Ints:
-        return self.words[7].view(np.int64)
+        return self.words[3].view(np.int64)
 
 
 def concat(parts: Iterable[Entries]) -> Entries:
@@ -107,26 +98,14 @@ class Run:
         """The latest event time, µs."""
         return int(self.entries.t.max())
 
-    def find(self, keys: Words) -> tuple[Ints, Ints]:
-        """(position within `keys`, which ascend, position within the run) of all entries with such a key."""
+    def find(self, keys: Words) -> Ints:
+        """The positions of all entries with one of the keys, which ascend."""
         held = self.entries.key
-        wanted = np.flatnonzero(_marked(self.filter, keys))
-        at = np.searchsorted(held, keys[wanted])
-        wanted, at = _equal(held, keys, wanted, at)
-        rows, places = [wanted], [at]
-        while len(wanted):  # a step for each entry of the key that has the most
-            wanted, at = _equal(held, keys, wanted, at + 1)
-            rows.append(wanted)
-            places.append(at)
-        return np.concatenate(rows), np.concatenate(places)
-
-
-def _equal(held: Words, keys: Words, wanted: Ints, at: Ints) -> tuple[Ints, Ints]:
-    """Those of the pairs (key, position in `held`) where the key is."""
-    inside = at < len(held)
-    wanted, at = wanted[inside], at[inside]
-    same = held[at] == keys[wanted]
-    return wanted[same], at[same]
+        keys = keys[np.flatnonzero(_marked(self.filter, keys))]
+        first = np.searchsorted(held, keys)
+        there = np.flatnonzero(held[np.minimum(first, len(held) - 1)] == keys)
+        first = first[there]
+        return ranges(first, np.searchsorted(held, keys[there], "right") - first)
 
 
 def merge(name: str, parts: Sequence[Entries], folder: Path | None) -> Run:

@@ -10,9 +10,8 @@ import secrets
 from pathlib import Path
 
 import duckdb
-import numpy as np
 
-from rules.reconciler.runs import Entries, Ints, Run, Words, concat, load, merge
+from rules.reconciler.runs import Entries, Run, Words, concat, load, merge
 
 _FAN = 4  # runs of one level that become one of the next
 _LEVEL_0 = 1 << 12  # entries; a run of level n holds less than this times _FAN ** n
@@ -60,19 +59,17 @@ class Seen:
                 if path.name not in names:
                     path.unlink()
 
-    def find(self, keys: Words, low: int | None = None, high: int | None = None) -> tuple[Ints, Entries]:
-        """All entries with the given keys (ascending), and the position within `keys` of each.
+    def find(self, keys: Words, low: int | None = None, high: int | None = None) -> Entries:
+        """All entries with the given keys (ascending).
 
         `low` and `high` (µs): entries with earlier or later event times may be left out.
         """
-        positions, found = [np.empty(0, np.int64)], []
-        for run in self._runs:
-            if (high is not None and run.low > high) or (low is not None and run.high < low):
-                continue
-            rows, places = run.find(keys)
-            positions.append(rows)
-            found.append(run.entries.take(places))
-        return np.concatenate(positions), concat(found)
+        runs = [
+            run
+            for run in self._runs
+            if (high is None or run.low <= high) and (low is None or run.high >= low)
+        ]
+        return concat(run.entries.take(run.find(keys)) for run in runs)
 
     def add(self, entries: Entries) -> None:
         """Adds entries, which are in ascending order of their keys."""

@@ -36,6 +36,7 @@ from rules.reconciler.watermark import Mark
 from rules.references import References
 from rules.rule import Rule
 from rules.suppressions import Suppression
+from rules.versions import Mask
 from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
 from schemas.reference import SOURCE
 
@@ -177,7 +178,7 @@ class Reconciler:
         """Sorts out duplicates; what is new becomes `new_*`, what turns out to be one `gone_*`."""
         found = duplicates.find(self._con, self._seen, given.events)
         originals = {
-            record.name: given.events[record.name].filter(pa.array(found.original[record.name]))
+            record.name: _chosen(given.events[record.name], found.original[record.name])
             for record in EVENTS.values()
         }
         new = store.take_new(self._con, originals)
@@ -230,6 +231,11 @@ class Reconciler:
 
     def _events_of(self, stream: str, table: str, column: str) -> str:
         return store.events_of(self._con, EVENTS[f"custody.{stream}"], table, column)
+
+
+def _chosen(rows: pa.Table, mask: Mask) -> pa.Table:
+    """The rows of the mask: nearly always all, which need no copy."""
+    return rows if mask.all() else rows.filter(pa.array(mask))
 
 
 def _create(con: duckdb.DuckDBPyConnection, rules: Sequence[Rule]) -> None:

@@ -166,8 +166,10 @@ class Engine:
         versions: World | None = None,
         gone: list[Event] | None = None,
         noted: bool = False,
+        rolled_back: bool = False,
     ) -> list[Row]:
-        """One step; returns the rows it wrote. `noted`: a step whose rows nobody would write."""
+        """One step; returns the rows it wrote. `noted`: a step whose rows nobody would write;
+        `rolled_back`: the update is made twice, the first time for nothing."""
         versions, gone = versions or {}, gone or []
         self.events = [event for event in [*self.events, *events] if event not in gone]
         for name, added in versions.items():
@@ -179,6 +181,10 @@ class Engine:
         if noted:
             return []
         self.step_number += 1
+        if rolled_back:
+            self.con.execute("BEGIN")
+            coverage.update(self.con, self.references, now, self.step_number, self._events_of)
+            self.con.execute("ROLLBACK")
         table = coverage.update(self.con, self.references, now, self.step_number, self._events_of)
         assert table.schema == coverage.SCHEMA
         self.now = now

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules.reconciler import coverage, coverage_scope
+from rules.reconciler import coverage, coverage_calls, coverage_open, coverage_scope
 from schemas.reference import PARTY
 from tests.coverage_model import RECORDS, Engine, Event, World, by_site, pieces
 from tests.test_references import histories
@@ -253,6 +253,13 @@ def test_one_step_gives_what_a_plain_loop_gives(events: list[Event], versions: W
 def test_any_steps_in_any_order_give_what_a_plain_loop_gives(
     events: list[Event], versions: World, data: st.DataObject
 ) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coverage_open, "LEAST", data.draw(st.sampled_from([-100, 0, 10_000])))
+        patch.setattr(coverage_calls, "CHUNK", data.draw(st.sampled_from([1, 1000])))
+        _any_steps(events, versions, data)
+
+
+def _any_steps(events: list[Event], versions: World, data: st.DataObject) -> None:
     engine = Engine()
     waiting = data.draw(st.permutations(events))
     arriving = data.draw(
@@ -270,7 +277,10 @@ def test_any_steps_in_any_order_give_what_a_plain_loop_gives(
             now = data.draw(st.integers(now or 0, 10))
         world: World = {name: [v for kind, v in added if kind == name] for name in RECORDS}
         noted = data.draw(st.integers(0, 4)) == 0
-        engine.step(new, now, world, ending, noted)
+        again = data.draw(st.sampled_from(["in memory", "read again", "rolled back"]))
+        if again == "read again":
+            coverage_open.forget(engine.con)
+        engine.step(new, now, world, ending, noted, rolled_back=again == "rolled back")
         if not noted and now is not None:
             expected = pieces(engine.events, engine.world, now)
             assert engine.seen() == expected

@@ -9,13 +9,24 @@ watermark of an update is not that of a settled step, its rows must be settled, 
 """
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
-from rules.reconciler import coverage_rows, coverage_scope, coverage_sums
+from rules.asof import Ints
+from rules.reconciler import (
+    coverage_calls,
+    coverage_carry,
+    coverage_open,
+    coverage_rows,
+    coverage_scope,
+    coverage_sums,
+)
+from rules.reconciler.coverage_carry import Carried
+from rules.reconciler.coverage_open import TEXTS, Open
 from rules.reconciler.coverage_rows import SCHEMA
-from rules.reconciler.coverage_scope import EventsOf, watermark
-from rules.reconciler.coverage_sums import ratios
+from rules.reconciler.coverage_scope import EventsOf, Scope, watermark
 from rules.reconciler.links import COLUMNS
+from rules.reconciler.pieces import cut
 from rules.references import References
 
 __all__ = ["COLUMNS", "SCHEMA", "EventsOf", "create", "note", "ratios", "update", "watermark"]
@@ -24,6 +35,7 @@ __all__ = ["COLUMNS", "SCHEMA", "EventsOf", "create", "note", "ratios", "update"
 def create(con: duckdb.DuckDBPyConnection) -> None:
     """Makes the tables where they are missing."""
     coverage_scope.create(con)
+    coverage_open.create(con)
     coverage_sums.create(con)
 
 
@@ -33,6 +45,11 @@ def note(con: duckdb.DuckDBPyConnection) -> None:
     Reads the temp tables `new_event`, `gone_event` and `reach_allocation`.
     """
     coverage_scope.note(con, watermark(con))
+
+
+def ratios(con: duckdb.DuckDBPyConnection) -> dict[str, float]:
+    """Covered over all allocated accelerator-time for each site that has any, up to the last update."""
+    return coverage_sums.ratios(con, coverage_open.held(con), watermark(con))
 
 
 def update(
@@ -56,22 +73,81 @@ def update(
     assert now >= before, "the watermark went back"
     con.execute("DELETE FROM coverage_clock")
     con.execute("INSERT INTO coverage_clock VALUES (make_timestamp(?))", [now])
-    if not coverage_scope.select(con, before, now, events_of):
-        return SCHEMA.empty_table()
-    parts = [
-        coverage_rows.cut_scope(scope, events, references, now, step)
-        for scope, events in coverage_scope.read(con)
-    ]
-    _replace(con, "coverage_open", [part.still_open for part in parts])
-    _replace(con, "coverage_placement", [part.placements for part in parts])
-    coverage_sums.record(con, pa.concat_tables([part.ended for part in parts]))
-    con.execute("DELETE FROM coverage_late")
-    return pa.concat_tables([part.rows for part in parts])
+    held = coverage_open.take(con)
+    scope = coverage_scope.select(con, held, before, now, events_of)
+    ongoing = _go_on(con, held, scope, references, before, now, step)
+    again = _cut_again(con, held, scope, references, now, step)
+    parts = [*ongoing, *again]
+    if parts:
+        _place(con, [carried.placements for _, carried in again])
+        coverage_sums.record(con, pa.concat_tables([carried.ended for _, carried in parts]))
+        con.execute("DELETE FROM coverage_late")
+    held.keep(
+        con,
+        *(
+            np.concatenate([np.empty(0, np.int64), *slots])
+            for slots in ([part.changed for _, part in parts], [part.chained for _, part in parts])
+        ),
+    )
+    return pa.concat_tables([SCHEMA.empty_table(), *(rows for rows, _ in parts)])
 
 
-def _replace(con: duckdb.DuckDBPyConnection, table: str, rows: list[pa.Table]) -> None:
-    """Replaces what a table holds of the allocations in scope."""
-    con.execute(f"DELETE FROM {table} WHERE allocation_id IN (SELECT allocation_id FROM coverage_scope)")
-    con.register("coverage_rows", pa.concat_tables(rows))
-    con.execute(f"INSERT INTO {table} BY NAME SELECT * FROM coverage_rows")
-    con.unregister("coverage_rows")
+Part = tuple[pa.Table, Carried]
+"""Rows to write, and what is carried."""
+
+
+def _go_on(
+    con: duckdb.DuckDBPyConnection,
+    held: Open,
+    scope: Scope,
+    references: References,
+    before: int,
+    now: int,
+    step: int,
+) -> list[Part]:
+    """Cuts the allocations that only accesses name, or nothing since a piece began at the last watermark."""
+    others = held["is_open"].copy()
+    others[scope.slots[scope.slots >= 0]] = False
+    parts = []
+    for calls, slots in coverage_calls.read(con, held, others, before, now):
+        part = _carried_scope(held, slots)
+        ongoing = coverage_calls.cut(calls, held, slots, now)
+        allocations = pa.RecordBatch.from_pydict(
+            {
+                **{name: held.text(name, slots) for name in TEXTS},
+                "accelerators": pa.array(held["accelerators"][slots]),
+            }
+        )
+        judged = coverage_rows.judge(ongoing.pieces, ongoing.running, allocations, ongoing.sites, references)
+        rows = coverage_rows.rows(part, judged, step)
+        parts.append((rows, coverage_carry.go_on(held, part, judged, ongoing)))
+    return parts
+
+
+def _cut_again(
+    con: duckdb.DuckDBPyConnection, held: Open, scope: Scope, references: References, now: int, step: int
+) -> list[Part]:
+    """Cuts the allocations of a scope from events of all kinds."""
+    parts = []
+    for part, events in coverage_scope.read(con, scope):
+        pieces, running, last = cut(events.named, now)
+        judged = coverage_rows.judge(pieces, running, events.allocations, events.sites, references)
+        rows = coverage_rows.rows(part, judged, step)
+        parts.append((rows, coverage_carry.carry(held, part, events, judged, last)))
+    return parts
+
+
+def _carried_scope(held: Open, slots: Ints) -> Scope:
+    never = np.zeros(len(slots), bool)
+    return Scope(held.ids(slots), slots, never, held["from_at"][slots], held["written"][slots], never)
+
+
+def _place(con: duckdb.DuckDBPyConnection, placements: list[pa.Table]) -> None:
+    """Replaces the placements in effect of the allocations in scope."""
+    if placements:
+        con.execute(
+            "DELETE FROM coverage_placement WHERE allocation_id IN (SELECT allocation_id FROM coverage_scope)"
+        )
+        con.register("coverage_rows", pa.concat_tables(placements))
+        con.execute("INSERT INTO coverage_placement BY NAME SELECT * FROM coverage_rows")
+        con.unregister("coverage_rows")

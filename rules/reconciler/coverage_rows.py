@@ -1,4 +1,4 @@
-"""Cuts some allocations and makes the rows of it: those to write, and those to carry to the next update."""
+"""Judges pieces and makes the rows of them that are to be written."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,9 @@ import pyarrow as pa
 
 from rules.asof import Ints
 from rules.reconciler import links
-from rules.reconciler.coverage_scope import Events, Scope
-from rules.reconciler.coverage_sums import ENDED
+from rules.reconciler.coverage_scope import Scope
 from rules.reconciler.links import Links
-from rules.reconciler.pieces import Last, Mask, Pieces, cut
+from rules.reconciler.pieces import Mask, Pieces, Running
 from rules.references import References
 from schemas.record import TIME
 from schemas.tables import COVERAGE
@@ -26,75 +25,73 @@ _REASONS = pa.array(
 )
 """The links that are missing, by the sum of 2 ** position of those that are there."""
 
-_MOMENT = pa.timestamp("us")
-
 
 @dataclass(frozen=True)
-class Cut:
-    """What becomes of some allocations: `rows` to write (SCHEMA), `still_open` and `placements` to carry, and
-    the pieces that have ended (ENDED), of a late allocation all there ever were."""
+class Judged:
+    """Pieces with everything that is known of them.
 
-    rows: pa.Table
-    still_open: pa.Table
-    placements: pa.Table
-    ended: pa.Table
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """The pieces with everything that is known of them: arrays of one value per piece."""
+    `codes` numbers, of each piece, `_REASONS`; `allocations` has the rows that `pieces.chain` numbers;
+    `sites` the ids that `links.site` numbers.
+    """
 
     pieces: Pieces
     links: Links
-    codes: Ints  # of _REASONS
-    accelerators: pa.Array
-    model: pa.Array
+    codes: Ints
+    allocations: pa.RecordBatch
+    sites: pa.StringArray
 
     @property
     def covered(self) -> Mask:
         return self.codes == len(_REASONS) - 1
 
 
-def cut_scope(scope: Scope, events: Events, references: References, now: int, step: int) -> Cut:
-    """Cuts the allocations of a scope up to `now` (µs)."""
-    pieces, running, last = cut(events.named, now)
-    found = links.judge(pieces, running, events.allocations, events.sites, references)
-    flags = (found.who, pieces.how, found.where, found.under_what)
-    chain = pa.array(pieces.chain)
-    judged = _Judged(
-        pieces,
-        found,
-        sum((flag.astype(np.int64) << bit for bit, flag in enumerate(flags)), np.zeros(len(chain), np.int64)),
-        events.allocations["accelerators"].take(chain),
-        events.allocations["model"].take(chain).dictionary_decode(),
-    )
-    return Cut(
-        pa.concat_tables([_rows(scope, judged, step), _voids(scope, pieces, step)]),
-        _still_open(scope, events, judged, last),
-        _placements(scope, events, last),
-        _ended(scope, judged),
+def judge(
+    pieces: Pieces,
+    running: Running,
+    allocations: pa.RecordBatch,
+    sites: pa.StringArray,
+    references: References,
+) -> Judged:
+    """Judges the pieces; for the arguments see `links.judge`, of `allocations` also `accelerators`."""
+    found = links.judge(pieces, running, allocations, sites, references)
+    codes = np.zeros(len(pieces.start), np.int64)
+    for bit, flag in enumerate((found.who, pieces.how, found.where, found.under_what)):
+        codes |= flag.astype(np.int64) << bit
+    return Judged(pieces, found, codes, allocations, sites)
+
+
+def rows(scope: Scope, judged: Judged, step: int) -> pa.Table:
+    """What to write (SCHEMA) of the allocations of a scope."""
+    kept = _kept(scope, judged.pieces)
+    if not scope.voids.any():
+        return _written(scope, judged, kept, step)
+    return pa.concat_tables(
+        [_written(scope, judged, kept, step), _voids(scope, judged.pieces.group[kept], step)]
     )
 
 
-def _kept(scope: Scope, pieces: Pieces) -> Mask:
+def _kept(scope: Scope, pieces: Pieces) -> Ints:
     """Which pieces are to be written: of a late allocation what it reaches back to."""
-    return ~scope.late[pieces.group] | (pieces.end >= scope.limit[pieces.group])
+    if not scope.late.any():
+        return np.arange(len(pieces.group))
+    return np.flatnonzero(~scope.late[pieces.group] | (pieces.end >= scope.limit[pieces.group]))
 
 
-def _rows(scope: Scope, judged: _Judged, step: int) -> pa.Table:
+def _written(scope: Scope, judged: Judged, kept: Ints, step: int) -> pa.Table:
     pieces = judged.pieces
-    kept = np.flatnonzero(_kept(scope, pieces))
-    group, start, codes = pieces.group[kept], pieces.start[kept], judged.codes[kept]
-    at = pa.array(kept)
+    group, start, codes, site = (
+        values[kept] for values in (pieces.group, pieces.start, judged.codes, judged.links.site)
+    )
+    chain = pa.array(pieces.chain[kept])
     first = np.ones(len(kept), bool)
     first[1:] = group[1:] != group[:-1]
     replaces = first & scope.replaces[group]
     columns = {
         "allocation_id": scope.ids.take(pa.array(group)),
-        "party_id": judged.links.party_id.take(at),
-        "site_id": judged.links.site_id.take(at),
-        "model": judged.model.take(at),
-        "accelerators": judged.accelerators.take(at),
+        "party_id": judged.links.party_id.take(pa.array(kept)),
+        "site_id": judged.sites.take(pa.array(site, mask=site < 0)),
+        "model": judged.allocations["model"].take(chain).dictionary_decode(),
+        "accelerators": judged.allocations["accelerators"].take(chain),
         "from_at": pa.array(start, TIME),
         "to_at": pa.array(pieces.end[kept], TIME),
         **{name: pa.array((codes >> bit & 1).astype(bool)) for bit, name in enumerate(LINKS)},
@@ -106,11 +103,11 @@ def _rows(scope: Scope, judged: _Judged, step: int) -> pa.Table:
     return pa.table(columns, SCHEMA)
 
 
-def _voids(scope: Scope, pieces: Pieces, step: int) -> pa.Table:
+def _voids(scope: Scope, written: Ints, step: int) -> pa.Table:
     """Rows that only make void: of allocations of which nothing is left to write."""
-    written = np.zeros(len(scope.late), bool)
-    written[pieces.group[_kept(scope, pieces)]] = True
-    groups = np.flatnonzero(scope.voids & ~written)
+    left = scope.voids.copy()
+    left[written] = False
+    groups = np.flatnonzero(left)
     columns = {
         "allocation_id": scope.ids.take(pa.array(groups)),
         "replaces_from": pa.array(scope.limit[groups], TIME),
@@ -118,53 +115,3 @@ def _voids(scope: Scope, pieces: Pieces, step: int) -> pa.Table:
     }
     nothing = {field.name: pa.nulls(len(groups), field.type) for field in SCHEMA}
     return pa.table(nothing | columns, SCHEMA)
-
-
-def _still_open(scope: Scope, events: Events, judged: _Judged, last: Last) -> pa.Table:
-    """Rows of `coverage_open`. A piece that starts at the watermark is still without length: not written."""
-    runs = np.flatnonzero(judged.pieces.open)
-    piece = np.full(len(scope.late), -1, np.int64)
-    piece[judged.pieces.group[runs]] = runs
-    piece = piece[last.group]
-    chain = pa.array(last.chain)
-    names = ("party_id_sent", "principal", "authorization_id", "model")
-    return pa.table(
-        {
-            "allocation_id": scope.ids.take(pa.array(last.group)),
-            "from_at": pa.array(last.start, _MOMENT),
-            "written": pa.array(piece >= 0),
-            "site_id": judged.links.site_id.take(pa.array(piece, mask=piece < 0)),
-            "covered": pa.array(np.append(judged.covered, False)[piece]),
-            "how_at": pa.array(last.how_at, _MOMENT, mask=last.how_at < 0),
-            "allocated_at": pa.array(events.named.allocation_at[last.chain], _MOMENT),
-            **{name: events.allocations[name].take(chain).dictionary_decode() for name in names},
-            "accelerators": events.allocations["accelerators"].take(chain),
-            "requested": pa.array(events.named.requested[last.chain]),
-        }
-    )
-
-
-def _placements(scope: Scope, events: Events, last: Last) -> pa.Table:
-    """Rows of `coverage_placement`."""
-    at = pa.array(last.placement)
-    names = ("workload_id", "site_id", "source", "event_id", "partition", "offset")
-    return pa.table(
-        {
-            "allocation_id": scope.ids.take(pa.array(events.named.placement_group[last.placement])),
-            "t": pa.array(events.named.placement_at[last.placement], _MOMENT),
-            **{name: events.placements[name].take(at) for name in names},
-        }
-    )
-
-
-def _ended(scope: Scope, judged: _Judged) -> pa.Table:
-    ended = np.flatnonzero(~judged.pieces.open)
-    at = pa.array(ended)
-    columns = [
-        pa.array(judged.pieces.group[ended] + scope.first),
-        judged.links.site_id.take(at),
-        judged.accelerators.take(at),
-        pa.array(judged.pieces.end[ended] - judged.pieces.start[ended]),
-        pa.array(judged.covered[ended]),
-    ]
-    return pa.Table.from_arrays(columns, schema=ENDED)

@@ -1,13 +1,11 @@
-"""Which allocations to cut again, and the events that name them.
+"""Which allocations to cut from events of all kinds, and these events.
 
-`coverage_open` carries each allocation that is open at the watermark: where its last piece starts, whether
-that is written, and the `allocated` event in effect. `coverage_placement` carries the placements in effect at
-the watermark, of any allocation. `coverage_late` notes what reaches back behind `coverage_clock`, the
-watermark of the last update.
+`coverage_placement` carries the placements in effect at the watermark, of any allocation. `coverage_late`
+notes what reaches back behind `coverage_clock`, the watermark of the last update.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import duckdb
@@ -15,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from rules.asof import Ints
+from rules.reconciler.coverage_open import TEXTS, Open, held
 from rules.reconciler.pieces import Mask, Named
 
 EventsOf = Callable[[str, str, str], str]
@@ -27,13 +26,6 @@ CHUNK = 1_000_000
 """Events that are cut at once, so that memory does not grow with a step."""
 
 _CREATE = """
-CREATE TABLE IF NOT EXISTS coverage_open (
-  allocation_id VARCHAR, from_at TIMESTAMP, written BOOLEAN, site_id VARCHAR, covered BOOLEAN,
-  how_at TIMESTAMP, allocated_at TIMESTAMP, party_id_sent VARCHAR, principal VARCHAR,
-  authorization_id VARCHAR, model VARCHAR, accelerators BIGINT, requested BOOLEAN);
-CREATE TABLE IF NOT EXISTS coverage_placement (
-  allocation_id VARCHAR, workload_id VARCHAR, site_id VARCHAR, t TIMESTAMP, source VARCHAR, event_id VARCHAR,
-  "partition" INTEGER, "offset" BIGINT);
 CREATE TABLE IF NOT EXISTS coverage_late (allocation_id VARCHAR, from_t TIMESTAMP, voids BOOLEAN);
 CREATE TABLE IF NOT EXISTS coverage_clock (t TIMESTAMP);
 """
@@ -47,34 +39,33 @@ WHERE allocation_id IS NOT NULL AND t <= make_timestamp($before)
 GROUP BY allocation_id
 """
 
-# The piece that still runs was judged at its start: a version from later on does not touch it.
 _REACHED = """
-INSERT INTO coverage_late
-SELECT r.allocation_id, min(r.from_t), false
-FROM reach_allocation r LEFT JOIN coverage_open o USING (allocation_id)
-WHERE r.from_t <= make_timestamp($before) AND (o.allocation_id IS NULL OR r.from_t <= o.from_at)
-GROUP BY r.allocation_id
+SELECT allocation_id, epoch_us(min(from_t)) AS from_t FROM reach_allocation
+WHERE from_t <= make_timestamp($before) GROUP BY allocation_id
 """
+_REACH = "INSERT INTO coverage_late SELECT allocation_id, make_timestamp(from_t), false FROM coverage_reach"
 
-_PASSED = "t > make_timestamp($before) AND t <= make_timestamp($now)"
+_PASSED = "t > make_timestamp({before}) AND t <= make_timestamp({now})"
 
 _SCOPE = f"""
 CREATE OR REPLACE TEMP TABLE coverage_scope AS
-WITH late AS (
-  SELECT allocation_id, min(from_t) AS from_t, bool_or(voids) AS voids FROM coverage_late GROUP BY ALL
-), due AS (
+WITH due AS (
   SELECT allocation_id FROM allocation WHERE {_PASSED}
-  UNION SELECT allocation_id FROM recent_access WHERE allocation_id IS NOT NULL AND {_PASSED}
   UNION SELECT allocation_id FROM recent_placement WHERE allocation_id IS NOT NULL AND {_PASSED}
-  UNION SELECT allocation_id FROM coverage_open WHERE NOT written AND from_at < make_timestamp($now)
 ), scope AS (
-  SELECT allocation_id, true AS late, from_t, true AS replaces, voids FROM late
+  SELECT allocation_id, true AS late, min(from_t) AS from_t, bool_or(voids) AS voids FROM coverage_late
+  GROUP BY ALL
   UNION ALL
-  SELECT allocation_id, false, o.from_at, coalesce(o.written, false), false
-  FROM due ANTI JOIN late USING (allocation_id) LEFT JOIN coverage_open o USING (allocation_id)
+  SELECT allocation_id, false, NULL, false FROM due ANTI JOIN coverage_late USING (allocation_id)
 )
-SELECT row_number() OVER (ORDER BY allocation_id) - 1 AS number, * FROM scope
+SELECT row_number() OVER (ORDER BY allocation_id) - 1 AS number, * FROM scope;
+CREATE OR REPLACE TEMP TABLE coverage_on AS SELECT number, allocation_id FROM coverage_scope WHERE NOT late;
+CREATE OR REPLACE TEMP TABLE coverage_again AS SELECT number, allocation_id FROM coverage_scope WHERE late
 """
+
+_READ_SCOPE = (
+    "SELECT allocation_id, late, epoch_us(from_t) AS from_t, voids FROM coverage_scope ORDER BY number"
+)
 
 _COLUMNS = {
     "allocation": """t, source, event_id, "partition", "offset", action = 'allocated' AS allocated,
@@ -89,11 +80,12 @@ _COLUMNS = {
 _TABLES = {"allocation": "allocation", "access": "recent_access", "placement": "recent_placement"}
 
 _CARRIED = {
-    "allocation": """allocated_at AS t, true AS allocated, party_id_sent, principal, authorization_id, model,
-  accelerators, requested FROM coverage_open""",
-    "access": "how_at AS t, true AS shows_how FROM (FROM coverage_open WHERE how_at IS NOT NULL)",
-    "placement": """t, source, event_id, "partition", "offset", workload_id, true AS running, site_id
-  FROM coverage_placement""",
+    "allocation": """number, make_timestamp(allocated_at) AS t, true AS allocated, party_id_sent, principal,
+  authorization_id, model, accelerators, requested FROM coverage_carried""",
+    "access": """number, make_timestamp(how_at) AS t, true AS shows_how FROM coverage_carried
+  WHERE how_at >= 0""",
+    "placement": """number, t, source, event_id, "partition", "offset", workload_id, true AS running, site_id
+  FROM coverage_placement JOIN coverage_on USING (allocation_id)""",
 }
 
 _ORDER = 'ORDER BY number, t, source, event_id, "partition", "offset"'
@@ -104,26 +96,27 @@ _READ = {
     "access": "number, epoch_us(t) AS t, shows_how FROM coverage_access_event {chunk}",
     "placement": f"""number, epoch_us(t) AS t, workload_id, running, site_id, source, event_id, "partition",
   "offset" FROM coverage_placement_event {{chunk}} {_ORDER}""",
-    "scope": """number, allocation_id, late, epoch_us(from_t) AS from_t, replaces, voids
-  FROM coverage_scope {chunk} ORDER BY number""",
 }
 
 
 @dataclass(frozen=True)
 class Scope:
-    """Some allocations to cut, numbered from 0, which is number `first` of `coverage_scope`.
+    """Some allocations to cut: one value each, and its slot where it is open (-1 where not).
 
     Of a `late` one all events are given, and what ends at or after `limit` (µs) is written again; of the
     others what starts at or after it. `replaces`: pieces may have been written from there on; `voids`:
     perhaps none of them is left.
     """
 
-    first: int
-    ids: pa.Array
+    ids: pa.StringArray
+    slots: Ints
     late: Mask
     limit: Ints
     replaces: Mask
     voids: Mask
+
+    def __getitem__(self, part: slice) -> "Scope":
+        return Scope(*(getattr(self, field.name)[part] for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -149,71 +142,89 @@ def watermark(con: duckdb.DuckDBPyConnection) -> int:
 
 def note(con: duckdb.DuckDBPyConnection, before: int) -> None:
     """Notes which allocations the step's events and versions reach back to, behind `before` (µs)."""
-    if before != BEGINNING:
-        con.execute(_LATE, {"before": before})
-        con.execute(_REACHED, {"before": before})
+    if before == BEGINNING:
+        return
+    con.execute(_LATE, {"before": before})
+    reached = con.sql(_REACHED, params={"before": before}).to_arrow_table().combine_chunks()
+    if reached.num_rows:
+        con.register("coverage_reach", reached.filter(pa.array(_is_touched(held(con), reached))))
+        con.execute(_REACH)
+        con.unregister("coverage_reach")
 
 
-def select(con: duckdb.DuckDBPyConnection, before: int, now: int, events_of: EventsOf) -> bool:
-    """Makes `coverage_scope`, and for each stream the events up to `now` that name its allocations.
+def _is_touched(held: Open, reached: pa.Table) -> Mask:
+    """Whether a version touches a piece: the one that still runs was judged at its start, and it does not
+    reach that far back."""
+    slots = held.find(_column(reached, "allocation_id"))
+    touched = slots < 0
+    touched[~touched] = _ints(_column(reached, "from_t"))[~touched] <= held["from_at"][slots[~touched]]
+    return touched
 
-    An allocation that nothing reaches back to goes on from what is carried. Returns whether there is any.
+
+def select(con: duckdb.DuckDBPyConnection, held: Open, before: int, now: int, events_of: EventsOf) -> Scope:
+    """What is to be cut from events of all kinds: the allocations that events other than accesses name, up to
+    `now`, and those that something reaches back to. The others go on from what is carried.
+
+    Makes `coverage_scope`, and for each stream a table of the events that name its allocations.
     """
-    con.execute(_SCOPE, {"before": before, "now": now})
-    number, again = con.execute("SELECT count(*), count_if(late) FROM coverage_scope").fetchall()[0]
-    if number == 0:
-        return False
-    for late in (False, True):
-        name = "coverage_again" if late else "coverage_on"
-        con.execute(
-            f"CREATE OR REPLACE TEMP TABLE {name} AS "
-            f"SELECT number, allocation_id FROM coverage_scope WHERE {'' if late else 'NOT '}late"
-        )
+    passed = {"before": before, "now": now}
+    con.execute(_SCOPE.format(**passed))
+    rows = con.sql(_READ_SCOPE).to_arrow_table()
+    scope = _scope(held, rows)
+    if len(scope.ids) == 0:
+        return scope
+    con.register("coverage_carried", _carried(held, scope))
     for stream, columns in _COLUMNS.items():
         table = f"coverage_{stream}_event"
         con.execute(
             f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT number, {columns} "
-            f"FROM {_TABLES[stream]} JOIN coverage_on USING (allocation_id) WHERE {_PASSED} "
-            f"UNION ALL BY NAME SELECT number, {_CARRIED[stream]} JOIN coverage_on USING (allocation_id)",
-            {"before": before, "now": now},
+            f"FROM {_TABLES[stream]} JOIN coverage_on USING (allocation_id) WHERE {_PASSED.format(**passed)} "
+            f"UNION ALL BY NAME SELECT {_CARRIED[stream]}"
         )
-        if again:
+        if scope.late.any():
             every = events_of(stream, "coverage_again", "allocation_id")
             con.execute(
                 f"INSERT INTO {table} SELECT number, {columns} "
-                f'FROM "{every}" JOIN coverage_again USING (allocation_id) WHERE t <= make_timestamp($now)',
-                {"now": now},
+                f'FROM "{every}" JOIN coverage_again USING (allocation_id) WHERE t <= make_timestamp({now})'
             )
-    return True
+    con.unregister("coverage_carried")
+    return scope
 
 
-def read(con: duckdb.DuckDBPyConnection) -> Iterator[tuple[Scope, Events]]:
-    """What `select` made, some allocations at a time."""
-    bounds = _bounds(con)
+def _scope(held: Open, rows: pa.Table) -> Scope:
+    ids, late = _column(rows, "allocation_id"), _mask(_column(rows, "late"))
+    slots = held.find(ids)
+    limit = _ints(_column(rows, "from_t").fill_null(BEGINNING)).copy()
+    goes_on = ~late & (slots >= 0)
+    limit[goes_on] = held["from_at"][slots[goes_on]]
+    replaces = late.copy()
+    replaces[goes_on] = held["written"][slots[goes_on]]
+    return Scope(ids, slots, late, limit, replaces, _mask(_column(rows, "voids")))
+
+
+def _carried(held: Open, scope: Scope) -> pa.Table:
+    """What is carried of the allocations that go on, as `_CARRIED` reads it."""
+    numbers = np.flatnonzero(~scope.late & (scope.slots >= 0))
+    slots = scope.slots[numbers]
+    columns = {name: held[name][slots] for name in ("allocated_at", "accelerators", "requested", "how_at")}
+    return pa.table({"number": numbers, **columns, **{name: held.text(name, slots) for name in TEXTS}})
+
+
+def read(con: duckdb.DuckDBPyConnection, scope: Scope) -> Iterator[tuple[Scope, Events]]:
+    """The allocations that `select` gave and their events, some allocations at a time."""
+    if len(scope.ids) == 0:
+        return
+    bounds = _bounds(con, len(scope.ids))
     for low, high in pairwise(bounds):
         tables = {name: _rows(con, query, low, high, len(bounds) > 2) for name, query in _READ.items()}
-        scope = tables["scope"]
-        late = _mask(scope["late"])
-        limit = _ints(scope["from_t"].fill_null(BEGINNING))
-        yield (
-            Scope(
-                low,
-                scope["allocation_id"],
-                late,
-                limit,
-                _mask(scope["replaces"]),
-                _mask(scope["voids"]),
-            ),
-            _events(tables, low, np.where(late, BEGINNING, limit)),
-        )
+        part = scope[low:high]
+        yield part, _events(tables, low, np.where(part.late, BEGINNING, part.limit))
 
 
-def _bounds(con: duckdb.DuckDBPyConnection) -> list[int]:
+def _bounds(con: duckdb.DuckDBPyConnection, allocations: int) -> list[int]:
     """Numbers between which lie about CHUNK events."""
     parts = [f"(SELECT count(*) FROM coverage_{stream}_event)" for stream in _COLUMNS]
-    allocations, events = con.execute(f"SELECT count(*), {' + '.join(parts)} FROM coverage_scope").fetchall()[
-        0
-    ]
+    ((events,),) = con.execute(f"SELECT {' + '.join(parts)}").fetchall()
     chunks = min(events // CHUNK + 1, allocations)
     return [int(bound) for bound in np.linspace(0, allocations, chunks + 1)]
 
@@ -244,10 +255,13 @@ def _events(tables: dict[str, pa.RecordBatch], low: int, since: Ints) -> Events:
         running=_mask(placement["running"]),
         site=_ints(site.indices.cast(pa.int64()).fill_null(-1)),
     )
-    texts = ("party_id_sent", "principal", "authorization_id", "model")
-    columns = {name: allocation[name].dictionary_encode() for name in texts}
+    columns = {name: allocation[name].dictionary_encode() for name in TEXTS}
     columns["accelerators"] = allocation["accelerators"]
     return Events(named, pa.RecordBatch.from_pydict(columns), placement, site.dictionary)
+
+
+def _column(table: pa.Table, name: str) -> pa.Array:
+    return table[name].combine_chunks()
 
 
 def _ints(column: pa.Array) -> Ints:

@@ -1,11 +1,14 @@
 """Accelerator-time by site as running sums, so that the ratio is at hand at every step.
 
 Pieces that have ended are summed: per site, and per allocation, so that they can be taken out again when an
-allocation is cut anew. Those of open allocations lie apart from those of the many that are not.
+allocation is cut anew. While an open allocation stays at its site, its time is summed where it is carried.
 """
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+
+from rules.reconciler.coverage_open import Open
 
 UNKNOWN = "unknown"
 """What the metric calls a piece without a site."""
@@ -13,11 +16,10 @@ UNKNOWN = "unknown"
 _MOST = 1 << 40
 """Accelerators of an allocation from which on a number is nonsense, and would make the sums overflow."""
 
+_DONE = "SELECT site_id, used::DOUBLE, covered::DOUBLE FROM coverage_site"
 _TIME = f"least(accelerators, {_MOST})::HUGEINT * micros"
 
 _CREATE = """
-CREATE TABLE IF NOT EXISTS coverage_sum (
-  allocation_id VARCHAR, site_id VARCHAR, used HUGEINT, covered HUGEINT);
 CREATE TABLE IF NOT EXISTS coverage_done (
   allocation_id VARCHAR, site_id VARCHAR, used HUGEINT, covered HUGEINT);
 CREATE TABLE IF NOT EXISTS coverage_site (site_id VARCHAR, used HUGEINT, covered HUGEINT);
@@ -25,63 +27,38 @@ CREATE TABLE IF NOT EXISTS coverage_site (site_id VARCHAR, used HUGEINT, covered
 
 ENDED = pa.schema(
     [
-        ("number", pa.int64()),
+        ("allocation_id", pa.string()),
         ("site_id", pa.string()),
         ("accelerators", pa.int64()),
         ("micros", pa.int64()),
         ("is_covered", pa.bool_()),
     ]
 )
-"""Pieces that have ended, with the number of their allocation in `coverage_scope`."""
+"""Time of pieces that have ended."""
 
 _FRESH = f"""
 CREATE OR REPLACE TEMP TABLE coverage_fresh AS
-SELECT allocation_id, site_id, used, covered FROM (
-  SELECT number, site_id, sum({_TIME}) AS used, coalesce(sum({_TIME}) FILTER (is_covered), 0) AS covered
-  FROM coverage_ended GROUP BY ALL) JOIN coverage_scope USING (number)
+SELECT allocation_id, site_id, sum({_TIME}) AS used, coalesce(sum({_TIME}) FILTER (is_covered), 0) AS covered
+FROM coverage_ended GROUP BY ALL
 """
 
 # What is replaced counts with the opposite sign.
 _UPDATE = (
     """
-CREATE OR REPLACE TEMP TABLE coverage_before AS
-SELECT s.*, c.late FROM coverage_sum s JOIN coverage_scope c USING (allocation_id)
-UNION ALL
-SELECT d.*, true FROM coverage_done d SEMI JOIN coverage_again USING (allocation_id)
-""",
-    "DELETE FROM coverage_done WHERE allocation_id IN (SELECT allocation_id FROM coverage_again)",
-    """
 CREATE OR REPLACE TEMP TABLE coverage_by_site AS
 SELECT site_id, sum(used) AS used, sum(covered) AS covered FROM (
   SELECT site_id, used, covered FROM coverage_site
   UNION ALL SELECT site_id, used, covered FROM coverage_fresh
-  UNION ALL SELECT site_id, -used, -covered FROM coverage_before WHERE late)
+  UNION ALL
+  SELECT site_id, -used, -covered FROM coverage_done
+  WHERE allocation_id IN (SELECT allocation_id FROM coverage_again))
 GROUP BY site_id
 """,
     "DELETE FROM coverage_site",
     "INSERT INTO coverage_site SELECT * FROM coverage_by_site",
-    "DELETE FROM coverage_sum WHERE allocation_id IN (SELECT allocation_id FROM coverage_scope)",
-    """
-CREATE OR REPLACE TEMP TABLE coverage_after AS
-SELECT allocation_id, site_id, sum(used) AS used, sum(covered) AS covered FROM (
-  SELECT allocation_id, site_id, used, covered FROM coverage_fresh
-  UNION ALL SELECT allocation_id, site_id, used, covered FROM coverage_before WHERE NOT late)
-GROUP BY ALL
-""",
-    "INSERT INTO coverage_sum FROM coverage_after SEMI JOIN coverage_open USING (allocation_id)",
-    "INSERT INTO coverage_done FROM coverage_after ANTI JOIN coverage_open USING (allocation_id)",
+    "DELETE FROM coverage_done WHERE allocation_id IN (SELECT allocation_id FROM coverage_again)",
+    "INSERT INTO coverage_done SELECT * FROM coverage_fresh",
 )
-
-_RATIOS = f"""
-SELECT coalesce(site_id, '{UNKNOWN}'), sum(covered)::DOUBLE / sum(used)::DOUBLE FROM (
-  SELECT site_id, used, covered FROM coverage_site
-  UNION ALL
-  SELECT site_id, time, CASE WHEN covered THEN time ELSE 0 END FROM (
-    SELECT site_id, covered, {_TIME} AS time FROM (
-      SELECT site_id, covered, accelerators, epoch_us(t) - epoch_us(from_at) AS micros
-      FROM coverage_open, coverage_clock)))
-GROUP BY 1 HAVING sum(used) > 0
-"""
 
 
 def create(con: duckdb.DuckDBPyConnection) -> None:
@@ -90,8 +67,7 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def record(con: duckdb.DuckDBPyConnection, ended: pa.Table) -> None:
-    """Adds the ended pieces (ENDED) of `coverage_scope`: all of those that are late, the further ones of
-    others. `coverage_open` must be up to date."""
+    """Adds ended pieces (ENDED). What was added of the allocations in `coverage_again` is taken out."""
     con.register("coverage_ended", ended)
     con.execute(_FRESH)
     con.unregister("coverage_ended")
@@ -99,6 +75,21 @@ def record(con: duckdb.DuckDBPyConnection, ended: pa.Table) -> None:
         con.execute(statement)
 
 
-def ratios(con: duckdb.DuckDBPyConnection) -> dict[str, float]:
-    """Covered over all allocated accelerator-time for each site that has any, up to the last update."""
-    return dict(con.execute(_RATIOS).fetchall())
+def ratios(con: duckdb.DuckDBPyConnection, held: Open, now: int) -> dict[str, float]:
+    """Covered over all allocated accelerator-time for each site that has any, up to `now` (µs)."""
+    sums: dict[str, tuple[float, float]] = {
+        site or UNKNOWN: (used, covered) for site, used, covered in con.execute(_DONE).fetchall()
+    }
+    slots = np.flatnonzero(held["is_open"])
+    site = held["site_id"][slots] + 1
+    weight = np.minimum(held["accelerators"][slots], _MOST).astype(np.float64)
+    running = now - held["from_at"][slots]
+    used = np.bincount(site, weight * (held["micros"][slots] + running))
+    running[~held["covered"][slots]] = 0
+    covered = np.bincount(site, weight * (held["covered_micros"][slots] + running))
+    found = np.unique(site)
+    names = held.texts.take(found - 1).to_pylist()
+    for name, code in zip(names, found.tolist(), strict=True):
+        before = sums.get(name or UNKNOWN, (0.0, 0.0))
+        sums[name or UNKNOWN] = (before[0] + used[code], before[1] + covered[code])
+    return {name: float(covered / used) for name, (used, covered) in sums.items() if used > 0}

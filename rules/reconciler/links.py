@@ -18,11 +18,11 @@ COLUMNS = frozenset({"P.status", "A.party_ids", "A.skus", "A.site_ids"})
 
 @dataclass(frozen=True)
 class Links:
-    """One value per piece: the resolved party, the site of the latest placement in effect at a known one, and
-    the links that need versions."""
+    """One value per piece: the resolved party, the site of the latest placement in effect at a known one (its
+    number, -1 for none), and the links that need versions."""
 
     party_id: pa.StringArray
-    site_id: pa.StringArray
+    site: Ints
     who: Mask
     where: Mask
     under_what: Mask
@@ -46,10 +46,10 @@ def judge(
         references: what is known now.
     """
     party_id, who = _who(pieces, allocations, references)
-    site_id, where = _where(pieces, running, sites, references)
+    site, where = _where(pieces, running, sites, references)
     covered = _covered(pieces, running, allocations, party_id, sites, references)
     harmless = ~_mask(controlled(allocations["model"]))
-    return Links(party_id, site_id, who, where, covered | harmless[pieces.chain])
+    return Links(party_id, site, who, where, covered | harmless[pieces.chain])
 
 
 def _who(pieces: Pieces, allocations: pa.RecordBatch, references: References) -> tuple[pa.StringArray, Mask]:
@@ -68,7 +68,7 @@ def _who(pieces: Pieces, allocations: pa.RecordBatch, references: References) ->
 
 def _where(
     pieces: Pieces, running: Running, sites: pa.StringArray, references: References
-) -> tuple[pa.StringArray, Mask]:
+) -> tuple[Ints, Mask]:
     """(the site of the latest placement in effect at a site in force, whether there is one)."""
     ids = _numbered(running.site, sites)
     known = np.flatnonzero(references.at(SITE, ids, pieces.start[running.piece]) >= 0)
@@ -78,7 +78,7 @@ def _where(
     site = np.full(len(latest), -1, np.int64)
     greatest = placement == latest[piece]
     site[piece[greatest]] = running.site[known][greatest]
-    return sites.take(pa.array(site, mask=site < 0)), site >= 0
+    return site, site >= 0
 
 
 def _covered(

@@ -124,7 +124,7 @@ class _Cuts:
         groups = (named.allocation_group, named.access_group, named.placement_group, marked)
         times = (named.allocation_at, named.access_at, named.placement_at, named.since[marked])
         group, at = np.concatenate(groups), np.concatenate(times)
-        key = _keys(group, at)
+        key = keys(group, at)
         order = np.argsort(key)
         ordered = key[order]
         new = np.ones(len(key), bool)
@@ -156,7 +156,7 @@ class _Cuts:
         return np.minimum.accumulate(np.where(which, np.arange(self.count), self.count)[::-1])[::-1]
 
 
-def _keys(group: Ints, at: Ints) -> Ints:
+def keys(group: Ints, at: Ints) -> Ints:
     """Numbers that are ordered, and equal, as (group, at) are."""
     if len(at) == 0:
         return at
@@ -191,7 +191,7 @@ def _running(named: Named, cuts: _Cuts, starts: Ints, ends: Ints, ids: Ints) -> 
     """
     rows = np.flatnonzero(named.running & (ends > starts))
     starts, ends = starts[rows], ends[rows]
-    lines, line = np.unique(_keys(named.placement_group[rows], named.site[rows]), return_inverse=True)
+    lines, line = np.unique(keys(named.placement_group[rows], named.site[rows]), return_inverse=True)
     low = np.full(len(lines), cuts.count)
     np.minimum.at(low, line, starts)
     high = np.zeros(len(lines), np.int64)

@@ -179,9 +179,10 @@ def watermark_differences(
     """It is where `scan` has it where all came in order.
 
     Where sources speak for the first time, or again after they had left the minimum, it may have been further
-    already, by less than the lateness. Events that are later than that find it anywhere.
+    already, by less than the lateness. Events that are later than that find it anywhere, and so do those that
+    are `future`: they bring their source back into the minimum with what it had said long before.
     """
-    if plan.lateness > LATENESS:
+    if plan.lateness > LATENESS or any(judged.future for _, judged in history.scanned.events.values()):
         return
     mark = expected(records, plan.until).watermark
     assert mark is not None

@@ -13,17 +13,27 @@ import pytest
 from deploy.local_kafka import LocalKafka
 from tests import live, one_answer
 
-SEEDS = int(os.environ.get("SEKISHO_LIVE_SEEDS", "6"))
+SEEDS = int(os.environ.get("SEKISHO_LIVE_SEEDS", "4"))
+EVENTS = 250
 THROUGH_KAFKA = 20
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+# Of these seeds, 4 and 7 have events that come minutes late, 5 and 6 days; 5 and 7 have several partitions.
+@pytest.mark.parametrize("seed", range(4, 4 + SEEDS))
 def test_steps_cut_anywhere_come_to_the_same(seed: int, tmp_path: Path) -> None:
-    found = list(islice(one_answer.compare(tmp_path, seed, events=300), 10))
-    assert not found, f"python -m tests.one_answer --seed {seed} --events 300:\n" + "\n".join(found)
+    found = list(islice(one_answer.compare(tmp_path, seed, events=EVENTS), 10))
+    called = f"python -m tests.one_answer --seed {seed} --events {EVENTS}"
+    assert not found, f"{called}:\n" + "\n".join(found)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
+def test_events_that_hang_together_by_chance_come_to_the_same(seed: int, tmp_path: Path) -> None:
+    found = list(islice(one_answer.compare(tmp_path, seed, events=EVENTS, wild=True), 10))
+    called = f"python -m tests.one_answer --wild --seed {seed} --events {EVENTS}"
+    assert not found, f"{called}:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("seed", [1])
 def test_kafka_workers_and_reconciler_come_to_the_same(kafka: LocalKafka, seed: int, tmp_path: Path) -> None:
     assert_same(kafka, seed, tmp_path, kills=0)
 

@@ -4,14 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
+from random import Random
 
 import duckdb
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules.reconciler import sources
-from rules.reconciler.given import before_landing
+from rules.reconciler import sources, store
+from rules.reconciler.duplicates import GONE
+from rules.reconciler.given import before_landing, event_schema
+from schemas.events import ACCESS, EVENTS
 from schemas.reference import SOURCE
 from schemas.tables import typed
 
@@ -19,14 +23,6 @@ SECOND = 1_000_000
 BASE = 1_770_000_000 * SECOND
 FOREVER = 1 << 62
 Place = tuple[str, int, int]
-
-_EVENTS = pa.schema(
-    [
-        *(("topic", pa.string()), ("partition", pa.int32()), ("offset", pa.int64())),
-        *(("source", pa.string()), ("event_id", pa.string()), ("source_seq", pa.int64())),
-        *(("t", pa.timestamp("us")), ("broker_time", pa.timestamp("us")), ("future", pa.bool_())),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -63,9 +59,28 @@ class Version:
     sequenced: bool | None = None
 
 
-def events_table(events: Sequence[Event]) -> pa.Table:
+def take(con: duckdb.DuckDBPyConnection, new: Sequence[Event], gone: Sequence[Event]) -> None:
+    """What a step does first: `new_event` and `gone_event`, which is not kept any more."""
     rows = [
         {
+            "topic": "custody.access",
+            "partition": e.partition,
+            "offset": e.offset,
+            "source": e.source,
+            "event_id": f"e{e.offset}",
+            "source_seq": e.seq,
+            "occurred_at": e.t,
+            "broker_time": e.broker_time,
+            "future": e.future,
+        }
+        for e in new
+    ]
+    originals = {record.name: event_schema(record).empty_table() for record in EVENTS.values()}
+    originals[ACCESS.name] = pa.Table.from_pylist(rows, event_schema(ACCESS))
+    store.take_new(con, originals)
+    left = [
+        {
+            "stream": "access",
             "topic": "custody.access",
             "partition": e.partition,
             "offset": e.offset,
@@ -76,9 +91,9 @@ def events_table(events: Sequence[Event]) -> pa.Table:
             "broker_time": e.broker_time,
             "future": e.future,
         }
-        for e in events
+        for e in gone
     ]
-    return pa.Table.from_pylist(rows, _EVENTS)
+    store.take_gone(con, pa.Table.from_pylist(left, GONE))
 
 
 def versions_batch(versions: Sequence[Version]) -> pa.RecordBatch:
@@ -105,6 +120,7 @@ class Engine:
     def __init__(self) -> None:
         self.con = duckdb.connect(config={"threads": "1"})
         self.con.execute("SET TimeZone = 'UTC'")
+        store.create(self.con)
         sources.create(self.con)
         self.found: dict[str, tuple[Place | None, int | None]] = {}  # subject → event, due
 
@@ -119,13 +135,11 @@ class Engine:
         con = self.con
         con.execute("BEGIN")
         con.execute("CREATE OR REPLACE TEMP TABLE judged_subject (rule_id VARCHAR, subject VARCHAR)")
-        for name, events in (("new", new), ("gone", gone)):
-            con.register("given", events_table(events))
-            con.execute(f"CREATE OR REPLACE TEMP TABLE {name}_event AS FROM given")
-            con.unregister("given")
+        take(con, new, gone)
         sources.add_versions(con, versions_batch(versions))
         sources.add(con)
         sources.judge(con, first, latest)
+        store.keep(con, ACCESS)
         for (subject,) in con.execute("SELECT subject FROM judged_subject").fetchall():
             self.found.pop(subject, None)
         self._take_holes()
@@ -327,3 +341,25 @@ def test_a_source_that_speaks_again_after_it_was_found_silent() -> None:
     assert engine.found == silent
     engine.step([Event(3, "s", None, BASE, BASE + hour)], first=BASE, latest=BASE + hour + 2)
     assert engine.found == {}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_numbers_and_times_that_come_almost_in_order(seed: int) -> None:
+    random = Random(seed)
+    events = [
+        Event(offset, source, number, BASE + number, BASE + number * minutes * 60 * SECOND, offset % 2)
+        for source, minutes in (("a", 1), ("b", 40), ("c", 61))
+        for offset, number in enumerate(sorted(random.choices(range(40), k=60)))
+    ]
+    late = {event: event.broker_time + random.choice([0, 0, 0, 1, 300]) * 60 * SECOND for event in events}
+    events.sort(key=lambda event: late[event])
+    engine = Engine()
+    present: list[Event] = []
+    while events:
+        size = random.randint(1, 30)
+        present += events[:size]
+        latest = max(event.broker_time for event in present)
+        first = min(event.broker_time for event in present)
+        engine.step(events[:size], first=first, latest=latest)
+        events = events[size:]
+        assert engine.found == Model(present, [], first, latest).found()

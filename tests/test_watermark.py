@@ -3,10 +3,11 @@
 import duckdb
 import pytest
 
-from rules.reconciler import sources, watermark
+from rules.reconciler import sources, store, watermark
 from rules.reconciler.given import Clock, Partition
 from rules.reconciler.watermark import LATENESS_US, Mark
-from tests.test_source_life import BASE, SECOND, Event, Version, events_table, versions_batch
+from schemas.events import ACCESS
+from tests.test_source_life import BASE, SECOND, Event, Version, take, versions_batch
 
 HOUR = 3600 * SECOND
 
@@ -14,6 +15,7 @@ HOUR = 3600 * SECOND
 class Engine:
     def __init__(self) -> None:
         self.con = duckdb.connect(config={"threads": "1"})
+        store.create(self.con)
         sources.create(self.con)
         watermark.create(self.con)
         self.latest: int | None = None
@@ -27,16 +29,14 @@ class Engine:
         unread: tuple[Partition, ...] = (),
         clock: Clock | None = None,
     ) -> Mark:
-        for name, events in (("new", new), ("gone", gone)):
-            self.con.register("given", events_table(events))
-            self.con.execute(f"CREATE OR REPLACE TEMP TABLE {name}_event AS FROM given")
-            self.con.unregister("given")
+        take(self.con, new, gone)
         if versions:
             sources.add_versions(self.con, versions_batch(versions))
         sources.add(self.con)
         heard = [e.broker_time for e in new] + ([] if tick is None else [tick])
         low, high = (min(heard), max(heard)) if heard else (None, None)
         mark = watermark.advance(self.con, low, high, tick, frozenset(unread), clock)
+        store.keep(self.con, ACCESS)
         self.latest = mark.latest
         return mark
 

@@ -4,13 +4,19 @@ Both are gaps in a set of integers, a source's `source_seq` or the broker times 
 kept alike (`beat` tells them apart): the gaps between neighbours further apart than a threshold, and an open
 end on either side (`before` or `after` null; both for a source that never spoke). A new value only touches
 the gap it falls into, so what a step costs does not depend on the history. Values that leave again and lower
-thresholds are rare: then a region is computed anew from `source_event`, which has all non-duplicate events.
+thresholds are rare: then a region is computed anew from `source_event`, all events kept and new.
 
 Of several events with one value the greatest by (t, topic, partition, offset) stands before a gap, and
 `next_t` is the least event time at the value after it. All times are µs in BIGINT.
 """
 
+from collections.abc import Iterable
+
 import duckdb
+import pyarrow as pa
+
+from rules.reconciler import spans
+from rules.reconciler.store import TABLE
 
 DEFAULT_SILENCE_S = 3600
 """How long a source may be silent where no version says (contract 3.6)."""
@@ -30,9 +36,6 @@ _NEW_VALUES = """(
   FROM new_event WHERE broker_time IS NOT NULL)"""
 
 _TABLES = f"""
-CREATE TABLE IF NOT EXISTS source_event (
-  source VARCHAR, source_seq BIGINT, broker_time BIGINT, future BOOLEAN,
-  t BIGINT, topic VARCHAR, "partition" INTEGER, "offset" BIGINT, event_id VARCHAR);
 CREATE TABLE IF NOT EXISTS source_gap ({_COLUMNS});
 CREATE TABLE IF NOT EXISTS source_end (
   {_COLUMNS}, since BIGINT, from_at BIGINT, limit_s BIGINT, until BIGINT, fired BOOLEAN, stale BOOLEAN);
@@ -42,29 +45,56 @@ CREATE TEMP TABLE IF NOT EXISTS gap_cut ({_COLUMNS});
 CREATE TEMP TABLE IF NOT EXISTS end_cut (source VARCHAR, since BIGINT);
 CREATE TEMP TABLE IF NOT EXISTS gap_region (beat BOOLEAN, source VARCHAR, low BIGINT, high BIGINT)
 """
-_EVER = {"low": -(1 << 63), "high": (1 << 63) - 1}
+_EVER = "true"
+_NEAR = "broker_time BETWEEN make_timestamp($low::BIGINT) AND make_timestamp($high::BIGINT)"
 # source_end: `since` and `from_at` say when the silence at this end began, `limit_s` (null: the default) and
 # `until` (null: none) bound it; `fired`: it was found too long; `stale`: these five are to be set.
 # gap_new, gap_cut, end_cut: gaps added, gaps taken away and fired ends taken away in this step.
 
 _LEAST_US = f"coalesce(b.least_us, {DEFAULT_SILENCE_S * 1_000_000})"
 
-_TAKE = f"""
-INSERT INTO source_event
-SELECT source, source_seq, epoch_us(broker_time), future, epoch_us(t), topic, "partition", "offset", event_id
-FROM new_event;
-CREATE OR REPLACE TEMP TABLE gap_span AS
-SELECT false AS beat, source, min(source_seq) AS low, max(source_seq) AS high,
-  max(source_seq)::HUGEINT - min(source_seq) < count(DISTINCT source_seq) AS whole
-FROM new_event WHERE source_seq IS NOT NULL GROUP BY source
-UNION ALL
-SELECT true, n.source, low, high, high - low <= {_LEAST_US}
-FROM (
-  SELECT source, epoch_us(min(broker_time)) AS low, epoch_us(max(broker_time)) AS high
-  FROM new_event WHERE broker_time IS NOT NULL GROUP BY source) n
-  LEFT JOIN source_bound b ON n.source = b.source;
-CREATE OR REPLACE TEMP TABLE gap_island AS SELECT beat, source, low, high FROM gap_span WHERE whole
+_ALL = 'source, source_seq, broker_time, future, t, topic, "partition", "offset", event_id'
+_EVENTS = f"""
+CREATE TEMP VIEW source_event AS
+{" UNION ALL ".join(f'SELECT {_ALL} FROM "{table}"' for table in TABLE.values())}
+UNION SELECT {_ALL} FROM new_event
 """
+# UNION: some of the new events may be kept already
+
+_SPAN = f"""
+CREATE OR REPLACE TEMP TABLE gap_span AS
+SELECT beat, s.source, low, high, CASE WHEN beat THEN high - low <= {_LEAST_US} ELSE whole END AS whole
+FROM step_span s LEFT JOIN source_bound b ON s.source = b.source;
+CREATE OR REPLACE TEMP TABLE gap_edge AS FROM step_edge;
+CREATE OR REPLACE TEMP TABLE source_newest AS FROM step_newest
+"""
+# gap_edge: the events with the first or the last value of a stretch; source_newest: what `watermark.py` asks
+
+_LENGTHEN = f"""
+CREATE OR REPLACE TEMP TABLE gap_longer AS
+SELECT s.beat, s.source, s.high, s.high > e.before AS beyond
+FROM gap_span s JOIN source_end e ON s.beat = e.beat AND s.source = e.source
+  LEFT JOIN source_bound b ON s.source = b.source
+  LEFT JOIN (
+    SELECT beat, source, max(after) AS solid FROM (
+      SELECT beat, source, after FROM source_gap UNION ALL
+      SELECT beat, source, after FROM source_end WHERE before IS NULL)
+    GROUP BY ALL) g ON s.beat = g.beat AND s.source = g.source
+WHERE e.after IS NULL AND NOT e.fired AND s.whole AND s.high <> e.before AND s.low > g.solid
+  AND s.low::HUGEINT - e.before <= CASE WHEN s.beat THEN {_LEAST_US} ELSE 1 END;
+UPDATE source_end e SET before = n.before, t = n.event.t, topic = n.event.topic,
+  "partition" = n.event."partition", "offset" = n.event."offset", event_id = n.event.event_id, stale = true
+FROM (
+  SELECT beat, source, high AS before, max({_STRUCT}) AS event
+  FROM gap_edge d JOIN gap_longer USING (beat, source) WHERE beyond AND d."value" = high GROUP BY ALL) n
+WHERE e.beat = n.beat AND e.source = n.source AND e.after IS NULL;
+DELETE FROM gap_span s USING gap_longer l WHERE s.beat = l.beat AND s.source = l.source
+"""
+# gap_longer: the sources whose values reach on where the last ones ended, or lie where nothing was missing
+
+_ISLAND = (
+    "CREATE OR REPLACE TEMP TABLE gap_island AS SELECT beat, source, low, high FROM gap_span WHERE whole"
+)
 # gap_island: the step's values, as stretches whose values lie no further apart than the threshold.
 
 _TAKE_APART = f"""
@@ -78,16 +108,20 @@ apart AS (
   FROM valued v LEFT JOIN source_bound b ON v.source = b.source),
 numbered AS (
   SELECT *, count(*) FILTER (starts) OVER (PARTITION BY beat, source ORDER BY "value") AS island FROM apart)
-SELECT beat, source, min("value"), max("value") FROM numbered GROUP BY beat, source, island
+SELECT beat, source, min("value"), max("value") FROM numbered GROUP BY beat, source, island;
+DELETE FROM gap_edge e USING gap_span s WHERE e.beat = s.beat AND e.source = s.source AND NOT s.whole;
+INSERT INTO gap_edge BY NAME
+SELECT * FROM {_NEW_VALUES} SEMI JOIN (
+    SELECT i.beat, i.source, unnest([i.low, i.high]) AS "value"
+    FROM gap_island i JOIN gap_span s ON i.beat = s.beat AND i.source = s.source WHERE NOT s.whole)
+  USING (beat, source, "value")
 """
 
 _FRESH = f"""
 CREATE OR REPLACE TEMP TABLE gap_fresh AS
 SELECT v.beat, v.source, v."value", any_value(i.high) AS solid_to, false AS old,
   max({_STRUCT}) AS event, min(t) AS next_t
-FROM {_NEW_VALUES} v SEMI JOIN (
-    SELECT beat, source, low AS "value" FROM gap_island
-    UNION SELECT beat, source, high FROM gap_island) USING (beat, source, "value")
+FROM gap_edge v SEMI JOIN gap_span USING (beat, source)
   LEFT JOIN gap_island i ON v.beat = i.beat AND v.source = i.source AND v."value" = i.low
 GROUP BY ALL;
 INSERT INTO source_end BY NAME
@@ -146,8 +180,6 @@ GROUP BY ALL
 """
 
 _LEAVE = """
-DELETE FROM source_event e USING gone_event g
-WHERE e.topic = g.topic AND e."partition" = g."partition" AND e."offset" = g."offset";
 INSERT INTO gap_region
 SELECT false, g.source, min(source_seq), max(source_seq)
 FROM gone_event g SEMI JOIN (
@@ -163,13 +195,14 @@ FROM gone_event WHERE broker_time IS NOT NULL GROUP BY source
 # What takes an event's place has its number, which matters only where the event stood before a gap.
 
 
-def _anew(beat: bool) -> str:
-    """SQL that works out the points of `gap_region` anew, from the values between $low and $high.
+def _anew(beat: bool, near: str) -> str:
+    """SQL that works out the points of `gap_region` anew, from the events that are `near` (a condition).
 
     gap_anchor: of each region the nearest values outside. They lie within the threshold, or else across a
     gap; null where there are none.
     """
-    value = "broker_time" if beat else "source_seq"
+    value = "epoch_us(broker_time)" if beat else "source_seq"
+    event = _STRUCT.replace("'t': t", "'t': epoch_us(t)")
     return f"""
 CREATE OR REPLACE TEMP TABLE gap_anchor AS
 WITH region AS (
@@ -180,7 +213,7 @@ near AS (
   SELECT r.source, max({value}) FILTER ({value} < r.low) AS below,
     min({value}) FILTER ({value} > r.high) AS above
   FROM region r JOIN source_event e ON r.source = e.source
-  WHERE {value} BETWEEN $low AND $high GROUP BY r.source)
+  WHERE {near} GROUP BY r.source)
 SELECT {beat} AS beat, r.source, coalesce(n.below, b.before) AS low, coalesce(n.above, a.after) AS high
 FROM region r LEFT JOIN near n ON r.source = n.source
   LEFT JOIN source_gap b ON b.beat = {beat} AND b.source = r.source AND b.after = r.low
@@ -195,9 +228,9 @@ CREATE OR REPLACE TEMP TABLE gap_point AS
 SELECT beat, source, "value", false AS old, NULL::BIGINT AS gap_to, NULL::BIGINT AS solid_to,
   max(event) AS event, min(next_t) AS next_t
 FROM (
-  SELECT beat, source, {value} AS "value", {_STRUCT} AS event, t AS next_t
+  SELECT beat, source, {value} AS "value", {event} AS event, epoch_us(t) AS next_t
   FROM source_event JOIN gap_anchor a USING (source)
-  WHERE {value} BETWEEN $low AND $high
+  WHERE {near} AND {value} IS NOT NULL
     AND (a.low IS NULL OR {value} >= a.low) AND (a.high IS NULL OR {value} <= a.high)
   UNION ALL
   SELECT beat, source, before, {_STRUCT}, NULL
@@ -251,14 +284,15 @@ FROM end_hit ANTI JOIN gap_step USING (beat, source)
 
 
 def create(con: duckdb.DuckDBPyConnection) -> None:
-    """Makes what is missing of the tables."""
+    """Makes what is missing of the tables; `store.create` comes first."""
     con.execute(_TABLES)
+    con.execute(_EVENTS)
 
 
-def add(con: duckdb.DuckDBPyConnection) -> None:
-    """Takes in `new_event`, then takes out `gone_event`."""
+def add(con: duckdb.DuckDBPyConnection, new: Iterable[pa.Table] | None = None) -> None:
+    """Takes in `new_event` (`new`: the tables it is a view of), then takes out `gone_event`."""
     if holds(con, "new_event"):
-        _take(con)
+        _take(con, new)
     if holds(con, "gone_event"):
         con.execute(_LEAVE)
     for beat in (False, True):
@@ -273,14 +307,24 @@ def _work_out_anew(con: duckdb.DuckDBPyConnection, beat: bool) -> None:
     ).fetchall()
     limited, low, high = bounds
     margin = DEFAULT_SILENCE_S * 1_000_000  # no threshold is higher
-    named = {"low": low - margin, "high": high + margin} if limited and beat else _EVER
-    for statement in _anew(beat).split(";"):
-        con.execute(statement, {name: named[name] for name in named if f"${name}" in statement})
+    named = {"low": low - margin, "high": high + margin} if limited and beat else {}
+    for statement in _anew(beat, _NEAR if named else _EVER).split(";"):
+        con.execute(statement, named if "$low" in statement else None)
     _replace(con)
 
 
-def _take(con: duckdb.DuckDBPyConnection) -> None:
-    con.execute(_TAKE)
+def _take(con: duckdb.DuckDBPyConnection, new: Iterable[pa.Table] | None) -> None:
+    measured = spans.measure(con, new)
+    tables = {"step_span": measured.spans, "step_edge": measured.edges, "step_newest": measured.newest}
+    for name, table in tables.items():
+        con.register(name, table)
+    con.execute(_SPAN)
+    for name in tables:
+        con.unregister(name)
+    con.execute(_LENGTHEN)
+    if not holds(con, "gap_span"):
+        return
+    con.execute(_ISLAND)
     if holds(con, "gap_span WHERE NOT whole"):
         con.execute(_TAKE_APART)
     con.execute(_FRESH)

@@ -5,6 +5,8 @@ to be judged in a step: gaps that the step made, changed or filled, all gaps of 
 and open ends that the latest broker time has made too long. Times are µs, limits are in seconds.
 """
 
+from collections.abc import Iterable
+
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -157,9 +159,12 @@ def add_versions(con: duckdb.DuckDBPyConnection, versions: pa.RecordBatch) -> No
     con.unregister("renewed_interval")
 
 
-def add(con: duckdb.DuckDBPyConnection) -> None:
-    """Takes in the events of `new_event`, and takes out those of `gone_event`."""
-    absences.add(con)
+def add(con: duckdb.DuckDBPyConnection, new: Iterable[pa.Table] | None = None) -> None:
+    """Takes in the events of `new_event`, and takes out those of `gone_event`.
+
+    `new`: the tables that `new_event` is a view of (`store.kept`), which are read faster than the view.
+    """
+    absences.add(con, new)
     _refresh(con, None, heads=False)
 
 

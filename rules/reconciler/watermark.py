@@ -26,18 +26,17 @@ CREATE TABLE IF NOT EXISTS partition_clock (topic VARCHAR, "partition" INTEGER, 
 # newest: the greatest event time of events that are not `future`; reached: see Mark.latest.
 
 _ADVANCE = """
-CREATE OR REPLACE TEMP TABLE clock_new AS
-SELECT source, topic, "partition", max(epoch_us(t)) AS newest FROM new_event WHERE NOT future GROUP BY ALL;
 INSERT INTO source_clock
-SELECT DISTINCT source, NULL::BIGINT FROM clock_new ANTI JOIN source_clock USING (source);
-UPDATE source_clock c SET newest = greatest(c.newest, n.newest)
-FROM (SELECT source, max(newest) AS newest FROM clock_new GROUP BY source) n
+SELECT source, NULL::BIGINT FROM source_newest ANTI JOIN source_clock USING (source);
+UPDATE source_clock c SET newest = n.newest FROM source_newest n
 WHERE c.source = n.source AND (c.newest IS NULL OR c.newest < n.newest);
+CREATE OR REPLACE TEMP TABLE partition_newest AS
+SELECT 'custody.' || stream AS topic, "partition", epoch_us(max(t)) AS newest
+FROM new_event WHERE NOT future GROUP BY stream, "partition";
 INSERT INTO partition_clock
-SELECT DISTINCT topic, "partition", NULL::BIGINT
-FROM clock_new ANTI JOIN partition_clock USING (topic, "partition");
-UPDATE partition_clock c SET newest = greatest(c.newest, n.newest)
-FROM (SELECT topic, "partition", max(newest) AS newest FROM clock_new GROUP BY ALL) n
+SELECT topic, "partition", NULL::BIGINT
+FROM partition_newest ANTI JOIN partition_clock USING (topic, "partition");
+UPDATE partition_clock c SET newest = n.newest FROM partition_newest n
 WHERE c.topic = n.topic AND c."partition" = n."partition" AND (c.newest IS NULL OR c.newest < n.newest)
 """
 
@@ -50,7 +49,7 @@ WHERE NOT g.future AND epoch_us(g.t) = c.newest
 _BACK = """
 UPDATE source_clock c SET newest = n.newest
 FROM (
-  SELECT source, max(t) FILTER (NOT future) AS newest FROM source_event
+  SELECT source, epoch_us(max(t) FILTER (NOT future)) AS newest FROM source_event
   WHERE source IN (FROM clock_back) GROUP BY source) n
 WHERE c.source = n.source
 """
@@ -107,7 +106,7 @@ def advance(
     """Moves the clocks by the step's records; once a step, after `sources.add`.
 
     Args:
-        con: has the temp tables `new_event` and `gone_event`.
+        con: has the temp tables `new_event` and `gone_event`, and `source_newest` of `sources.add`.
         broker_first: earliest broker time of the step's records, ticks by their `at`.
         broker_last: latest such time.
         tick: the latest tick's `at`.

@@ -158,6 +158,8 @@ class Open:
             ("coverage_open", {"slot": changed_as}, changed, _PIECE),
             ("coverage_chain", chain, chained, _CHAIN),
         ):
+            if len(slots) == 0:
+                continue
             columns |= {
                 name: self.text(name, slots) if type == "VARCHAR" else self[name][slots]
                 for name, type in types.items()

@@ -88,7 +88,7 @@ def _written(scope: Scope, judged: Judged, kept: Ints, step: int) -> pa.Table:
     replaces = first & scope.replaces[group]
     columns = {
         "allocation_id": scope.ids.take(pa.array(group)),
-        "party_id": judged.links.party_id.take(pa.array(kept)),
+        "party_id": judged.links.party_id.take(pa.array(kept)).dictionary_decode(),
         "site_id": judged.sites.take(pa.array(site, mask=site < 0)),
         "model": judged.allocations["model"].take(chain).dictionary_decode(),
         "accelerators": judged.allocations["accelerators"].take(chain),

@@ -16,7 +16,9 @@ UNKNOWN = "unknown"
 _MOST = 1 << 40
 """Accelerators of an allocation from which on a number is nonsense, and would make the sums overflow."""
 
-_DONE = "SELECT site_id, used::DOUBLE, covered::DOUBLE FROM coverage_site"
+_DONE = f"""
+SELECT coalesce(site_id, '{UNKNOWN}'), sum(used)::DOUBLE, sum(covered)::DOUBLE FROM coverage_site GROUP BY 1
+"""
 _TIME = f"least(accelerators, {_MOST})::HUGEINT * micros"
 
 _CREATE = """
@@ -78,7 +80,7 @@ def record(con: duckdb.DuckDBPyConnection, ended: pa.Table) -> None:
 def ratios(con: duckdb.DuckDBPyConnection, held: Open, now: int) -> dict[str, float]:
     """Covered over all allocated accelerator-time for each site that has any, up to `now` (µs)."""
     sums: dict[str, tuple[float, float]] = {
-        site or UNKNOWN: (used, covered) for site, used, covered in con.execute(_DONE).fetchall()
+        site: (used, covered) for site, used, covered in con.execute(_DONE).fetchall()
     }
     slots = np.flatnonzero(held["is_open"])
     site = held["site_id"][slots] + 1
@@ -87,7 +89,7 @@ def ratios(con: duckdb.DuckDBPyConnection, held: Open, now: int) -> dict[str, fl
     used = np.bincount(site, weight * (held["micros"][slots] + running))
     running[~held["covered"][slots]] = 0
     covered = np.bincount(site, weight * (held["covered_micros"][slots] + running))
-    found = np.unique(site)
+    found = np.flatnonzero(np.bincount(site))
     names = held.texts.take(found - 1).to_pylist()
     for name, code in zip(names, found.tolist(), strict=True):
         before = sums.get(name or UNKNOWN, (0.0, 0.0))

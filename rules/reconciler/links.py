@@ -21,7 +21,7 @@ class Links:
     """One value per piece: the resolved party, the site of the latest placement in effect at a known one (its
     number, -1 for none), and the links that need versions."""
 
-    party_id: pa.StringArray
+    party_id: pa.DictionaryArray
     site: Ints
     who: Mask
     where: Mask
@@ -52,18 +52,24 @@ def judge(
     return Links(party_id, site, who, where, covered | harmless[pieces.chain])
 
 
-def _who(pieces: Pieces, allocations: pa.RecordBatch, references: References) -> tuple[pa.StringArray, Mask]:
+def _who(
+    pieces: Pieces, allocations: pa.RecordBatch, references: References
+) -> tuple[pa.DictionaryArray, Mask]:
     """(the party that each piece's allocation resolves to, whether it is verified) at the piece's start."""
     sent = _of(allocations, "party_id_sent", pieces)
     principal = _of(allocations, "principal", pieces)
-    rows = references.at(PARTY, sent, pieces.start)
+    rows = np.full(len(pieces.start), -1, np.int64)
+    ask = np.flatnonzero(_mask(sent.is_valid()))
+    if len(ask):
+        rows[ask] = references.at(PARTY, sent.take(pa.array(ask)), pieces.start[ask])
     ask = np.flatnonzero(_mask(sent.is_null()) & _mask(principal.is_valid()))
     if len(ask):
         rows[ask] = references.resolve(principal.take(pa.array(ask)), pieces.start[ask])[0]
-    distinct, inverse = np.unique(rows, return_inverse=True)
+    distinct, inverse = _distinct(rows)
     (status,) = references.columns(PARTY, distinct, ["status"])
     verified = _mask(pc.equal(status, "verified").fill_null(False))
-    return references.ids(PARTY, distinct).take(pa.array(inverse)), verified[inverse]
+    ids = references.ids(PARTY, distinct).dictionary_encode()
+    return ids.take(pa.array(inverse)), verified[inverse]
 
 
 def _where(
@@ -85,18 +91,18 @@ def _covered(
     pieces: Pieces,
     running: Running,
     allocations: pa.RecordBatch,
-    party_id: pa.StringArray,
+    party_id: pa.DictionaryArray,
     sites: pa.StringArray,
     references: References,
 ) -> Mask:
     """Whether the authorization in force covers the party, the model and every site in effect."""
     named = _of(allocations, "authorization_id", pieces)
     rows = references.at(AUTHORIZATION, named, pieces.start)
-    distinct, which = np.unique(rows, return_inverse=True)
+    distinct, which = _distinct(rows)
     parties, models, places = references.columns(AUTHORIZATION, distinct, ["party_ids", "skus", "site_ids"])
     keys = model_keys(allocations["model"]).dictionary_encode()
     covered = rows >= 0
-    covered &= _holds(parties, which, party_id.dictionary_encode())
+    covered &= _holds(parties, which, party_id)
     covered &= _holds(models, which, keys.take(pa.array(pieces.chain)))
     held = _holds(places, which[running.piece], _numbered(running.site, sites))
     covered[running.piece[~held]] = False
@@ -118,6 +124,14 @@ def _holds(lists: pa.ListArray, which: Ints, values: pa.DictionaryArray) -> Mask
     there = there[_mask(items.is_valid())]
     holds[ask] = np.isin(which[ask] * size + codes, there)
     return holds
+
+
+def _distinct(rows: Ints) -> tuple[Ints, Ints]:
+    """(the distinct rows, the position of each row among them); rows are small numbers from -1 on."""
+    occurs = np.zeros(int(rows.max(initial=-1)) + 2, bool)
+    occurs[rows + 1] = True
+    position = np.cumsum(occurs) - 1
+    return np.flatnonzero(occurs) - 1, position[rows + 1]
 
 
 def _of(allocations: pa.RecordBatch, name: str, pieces: Pieces) -> pa.DictionaryArray:

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rules.reconciler.given import Clock
 from schemas.errors import SekishoError
 from schemas.tables import FINDING_EVENT, FINDING_HISTORY
-from sinks.lake import Lake
+from sinks.lake import Lake, Settled
 
 MOST_ROWS = 500_000  # at once
 _EVENT = ("finding_id", "topic", "partition", "offset")
@@ -21,13 +22,13 @@ _EVENT = ("finding_id", "topic", "partition", "offset")
 class Findings:
     """What some consecutive steps have said of findings: the latest row of each event and of each finding.
 
-    `step` is the last of the steps, `watermark` (µs) what it had come to.
+    `step` is the last of the steps, `clock` what it had come to.
     """
 
     events: pa.Table
     history: pa.Table
     step: int
-    watermark: int | None
+    clock: Clock
 
 
 def absorbed(lake: Lake, after: int, until: int) -> Iterator[Findings]:
@@ -42,10 +43,10 @@ def absorbed(lake: Lake, after: int, until: int) -> Iterator[Findings]:
         history += _read(settlement.files.get("finding_history", ()), FINDING_HISTORY)
         rows = sum(table.num_rows for table in (*events, *history))
         if rows >= MOST_ROWS:
-            yield _findings(events, history, settled.step, settled.watermark)
+            yield _findings(events, history, settled)
             events, history, settled = [], [], None
     if settled is not None:
-        yield _findings(events, history, settled.step, settled.watermark)
+        yield _findings(events, history, settled)
 
 
 def history(lake: Lake, step: int) -> pa.Table:
@@ -59,11 +60,12 @@ def history(lake: Lake, step: int) -> pa.Table:
     return pa.concat_tables([FINDING_HISTORY.empty_table(), *tables])
 
 
-def _findings(
-    events: Sequence[pa.Table], history: Sequence[pa.Table], step: int, watermark: int | None
-) -> Findings:
+def _findings(events: Sequence[pa.Table], history: Sequence[pa.Table], settled: Settled) -> Findings:
     return Findings(
-        _latest(events, FINDING_EVENT, _EVENT), _latest(history, FINDING_HISTORY, _EVENT[:1]), step, watermark
+        _latest(events, FINDING_EVENT, _EVENT),
+        _latest(history, FINDING_HISTORY, _EVENT[:1]),
+        settled.step,
+        Clock(settled.watermark, settled.latest_broker_time),
     )
 
 

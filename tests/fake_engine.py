@@ -23,7 +23,7 @@ class FakeEngine:
     def __init__(self, folder: Path | None = None) -> None:
         self.references = References()
         self.given: list[tuple[StepInput, bool]] = []
-        self.absorbed: list[tuple[int, int | None, int]] = []
+        self.absorbed: list[tuple[int, Clock, int]] = []
         self.closed = False
         self._file = None if folder is None else folder / "state.json"
         self._kept: dict[str, Any] = {"position": 0, "step": 0, "events": 0}
@@ -74,9 +74,9 @@ class FakeEngine:
         assert self._open is not None
         self._open = None
 
-    def absorb(self, events: pa.Table, history: pa.Table, step: int, mark: int | None) -> None:
+    def absorb(self, events: pa.Table, history: pa.Table, step: int, clock: Clock) -> None:
         assert self._open is None
-        self.absorbed.append((step, mark, history.num_rows))
+        self.absorbed.append((step, clock, history.num_rows))
         self._kept["step"] = step
         self._write()
 

@@ -83,7 +83,7 @@ def test_a_state_that_is_behind_catches_up_silently(tmp_path: Path) -> None:
     assert (late.position, late.settled_step, late.events) == (4, 4, accepted(40))
     assert [settle for _, settle in late.given] == [False]
     assert all(given.clock == Clock(None, None) for given, _ in late.given), "silence decides nothing"
-    assert late.absorbed == [(4, settled.watermark, 1)]
+    assert late.absorbed == [(4, Clock(settled.watermark, settled.latest_broker_time), 1)]
     turn(other)
     assert revisions(tmp_path) == [accepted(end) for end in (10, 20, 30, 40, 50)]
 

@@ -150,10 +150,12 @@ def test_a_clock_from_outside_goes_first_but_not_back(said: int, expected: int) 
 
 def test_what_was_put_out_before_is_taken_over() -> None:
     engine = Engine()
-    watermark.set_back(engine.con, BASE)
-    assert engine.step(event(1, "a", BASE)).watermark == BASE
-    watermark.set_back(engine.con, BASE - 1)
-    assert engine.step().watermark == BASE
+    watermark.set_back(engine.con, Clock(BASE, BASE + 9))
+    mark = engine.step(event(1, "a", BASE), unread=(("custody.access", 7),))
+    assert (mark.watermark, mark.latest) == (BASE, BASE + 9)
+    watermark.set_back(engine.con, Clock(BASE - 1, None))
+    mark = engine.step(unread=(("custody.access", 7),))
+    assert (mark.watermark, mark.latest) == (BASE, BASE + 9)
 
 
 def test_a_newest_event_that_gives_way_to_a_future_copy_of_itself() -> None:

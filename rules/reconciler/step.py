@@ -29,7 +29,7 @@ from rules.reconciler import (
     views,
     watermark,
 )
-from rules.reconciler.given import StepInput, StepOutput
+from rules.reconciler.given import Clock, StepInput, StepOutput
 from rules.reconciler.parts import parts
 from rules.reconciler.seen import Seen
 from rules.reconciler.watermark import Mark
@@ -135,17 +135,17 @@ class Reconciler:
         """Takes the step back; versions learned stay known, which does no harm."""
         self._con.execute("ROLLBACK")
 
-    def absorb(self, events: pa.Table, history: pa.Table, step: int, mark: int | None) -> None:
-        """Takes what the lake says of findings as put out already: up to `step`, with watermark `mark`.
+    def absorb(self, events: pa.Table, history: pa.Table, step: int, clock: Clock) -> None:
+        """Takes what the lake says of findings as put out already: up to `step`, which had come to `clock`.
 
         `events`: the latest row of each event of each finding; `history`: the latest row of each finding.
         Between steps; keeps it at once.
         """
         self._con.execute("BEGIN")
         findings.absorb_lake(self._con, events, history)
-        if mark is not None:
-            watermark.set_back(self._con, mark)
-            self._cover(step, mark)
+        watermark.set_back(self._con, clock)
+        if clock.watermark is not None:
+            self._cover(step, clock.watermark)
         self.commit(step)
 
     def checkpoint(self) -> None:

@@ -136,9 +136,12 @@ def advance(
     return Mark(first, past if clock is None else clock.latest_broker_time, watermark, late)
 
 
-def set_back(con: duckdb.DuckDBPyConnection, watermark: int) -> None:
-    """Takes over the watermark that was put out before."""
-    con.execute("UPDATE clock SET watermark = greatest(watermark, ?)", [watermark])
+def set_back(con: duckdb.DuckDBPyConnection, clock: Clock) -> None:
+    """Takes over the watermark and the latest broker time that were put out before."""
+    con.execute(
+        "UPDATE clock SET watermark = greatest(watermark, ?::BIGINT), reached = greatest(reached, ?::BIGINT)",
+        [clock.watermark, clock.latest_broker_time],
+    )
 
 
 def _follow(con: duckdb.DuckDBPyConnection, watermark: int | None) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.compare import compare
 
-SEEDS = int(os.environ.get("SEKISHO_SEEDS", "50"))
+SEEDS = int(os.environ.get("SEKISHO_SEEDS", "24"))
 EVENTS = 2000
 CHAINED, CHAINED_EVENTS = 8, 1500
 

@@ -4,7 +4,7 @@ The steps' boundaries do not matter: after the same records and versions the sam
 cut. Pure: no clock (`at` is handed in), no lake; what is remembered is in the state's tables.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -113,7 +113,7 @@ class Reconciler:
         judged = parts(self._con, new)
         completed.judge_rows(self._con, self.references, self._judge, judged, stale)
         context.build(self._con, self.references, judged)
-        mark = self._look_at_sources(given)
+        mark = self._look_at_sources(given, new)
         views.run(self._con, self._queries)
         findings.absorb_workers(self._con, given.firings)
         findings.replace(self._con)
@@ -185,14 +185,14 @@ class Reconciler:
         store.take_gone(self._con, found.gone)
         return found, new
 
-    def _look_at_sources(self, given: StepInput) -> Mark:
+    def _look_at_sources(self, given: StepInput, new: Mapping[str, pa.Table]) -> Mark:
         self._con.register("rejected_rows", given.rejected)
         self._con.execute(
             "CREATE OR REPLACE TEMP TABLE scope_rejected AS "
             'SELECT topic, "partition", "offset", reason FROM rejected_rows'
         )
         self._con.unregister("rejected_rows")
-        sources.add(self._con)
+        sources.add(self._con, new.values())
         mark = watermark.advance(
             self._con, given.broker_first, given.broker_last, given.tick, given.unread, given.clock
         )

@@ -100,13 +100,15 @@ def steps_of(base: Path, tmp_path: Path, start: int, end: int) -> list[str]:
 
 
 def fatal_steps(steps: list[str], every: int) -> list[int]:
-    """The steps to die at: commits and checkpoints, and of the others each or every so many.
+    """The steps to die at: each, or every so many, and then of the commits and checkpoints every third, the
+    first among them (raw's, which decides).
 
     Of log entries that are read and synced one after another only the first counts.
     """
     reading = [step.startswith("fsync 0") for step in steps]
     fatal = [n for n in range(len(steps)) if not (n and reading[n] and reading[n - 1])]
-    return [n for i, n in enumerate(fatal) if i % every == 0 or steps[n] in ("link", "create_checkpoint")]
+    deciding = [n for n in fatal if steps[n] in ("link", "create_checkpoint")]
+    return sorted({*fatal[::every], *(deciding if every == 1 else deciding[::3])})
 
 
 MATRIX = pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tests import live, one_answer
 
 SEEDS = int(os.environ.get("SEKISHO_LIVE_SEEDS", "4"))
 EVENTS, WILD_EVENTS = 250, 80
-THROUGH_KAFKA = 20
+THROUGH_KAFKA = int(os.environ.get("SEKISHO_KAFKA_SEEDS", "4"))
 
 
 # Of these seeds, 4 and 7 have events that come minutes late, 5 and 6 days; 5 and 7 have several partitions.

@@ -22,6 +22,7 @@ from schemas.sources.local_time import LocalTimeError, instant, timezone_of
 from schemas.sources.slurm_sacct import Accelerators, tres
 from stream.commands.map import command
 from tests.compare import rows, run_scan
+from tests.compare_history import history_differences
 from tests.landings import scan as read_table
 from tests.plain.tables import EVENTS
 from tests.plain.values import Reason, decode
@@ -306,6 +307,7 @@ def test_real_logs_land_through_scan(name: str, real: dict[str, Path], tmp_path:
     events = [row for stream in EVENTS for row in rows(tmp_path / "lake", stream)]
     assert all("gap.identity.unknown" in row["verdicts"] for row in events)  # nobody is on board yet
     assert len(events) == len(raw) > 0
+    assert list(history_differences(real[name], tmp_path / "lake")) == []
 
 
 def sekisho(*arguments: str | Path) -> list[str]:

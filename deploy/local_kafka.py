@@ -226,6 +226,9 @@ def _jars() -> Path:
         shutil.rmtree(fresh)
         raise RuntimeError(f"Maven could not fetch Apache Kafka: {done.stdout[-1000:]}{done.stderr[-1000:]}")
     (fresh / "complete").write_text(pom)
+    if mark.exists() and mark.read_text() == pom:  # another process was first, and may be using it
+        shutil.rmtree(fresh)
+        return folder
     try:
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
@@ -255,9 +258,13 @@ def main() -> None:
     """Run a broker until interrupted."""
     parser = argparse.ArgumentParser(prog="python -m deploy.local_kafka", description=main.__doc__)
     parser.add_argument("--port", type=int, help="port on the loopback address (default: a free one)")
+    parser.add_argument("--fetch", action="store_true", help="only fetch what is needed, and end")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
+        if arguments.fetch:
+            _jars()
+            return
         with LocalKafka(port=arguments.port) as kafka:
             print(f"Apache Kafka is up at {kafka.bootstrap}; stop it with Ctrl-C", flush=True)
             signal.pause()

@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from rules.reconciler import spans
+from rules.reconciler.state import has_rows
 from rules.reconciler.store import TABLE
 
 DEFAULT_SILENCE_S = 3600
@@ -291,12 +292,12 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
 
 def add(con: duckdb.DuckDBPyConnection, new: Iterable[pa.Table] | None = None) -> None:
     """Takes in `new_event` (`new`: the tables it is a view of), then takes out `gone_event`."""
-    if holds(con, "new_event"):
+    if has_rows(con, "new_event"):
         _take(con, new)
-    if holds(con, "gone_event"):
+    if has_rows(con, "gone_event"):
         con.execute(_LEAVE)
     for beat in (False, True):
-        if holds(con, f"gap_region WHERE beat = {beat}"):
+        if has_rows(con, f"gap_region WHERE beat = {beat}"):
             _work_out_anew(con, beat)
 
 
@@ -322,13 +323,13 @@ def _take(con: duckdb.DuckDBPyConnection, new: Iterable[pa.Table] | None) -> Non
     for name in tables:
         con.unregister(name)
     con.execute(_LENGTHEN)
-    if not holds(con, "gap_span"):
+    if not has_rows(con, "gap_span"):
         return
     con.execute(_ISLAND)
-    if holds(con, "gap_span WHERE NOT whole"):
+    if has_rows(con, "gap_span WHERE NOT whole"):
         con.execute(_TAKE_APART)
     con.execute(_FRESH)
-    con.execute(_HIT if holds(con, "gap_over") else _NO_HIT)
+    con.execute(_HIT if has_rows(con, "gap_over") else _NO_HIT)
     con.execute(_POINTS)
     _replace(con)
 
@@ -336,11 +337,6 @@ def _take(con: duckdb.DuckDBPyConnection, new: Iterable[pa.Table] | None) -> Non
 def _replace(con: duckdb.DuckDBPyConnection) -> None:
     """Puts the gaps and ends between the points in the place of those that were hit."""
     con.execute(_PAIRS)
-    if holds(con, "gap_hit"):
+    if has_rows(con, "gap_hit"):
         con.execute(_CUT)
     con.execute(_ENDS)
-
-
-def holds(con: duckdb.DuckDBPyConnection, table: str) -> bool:
-    """Whether a table (with a condition, if need be) has a row."""
-    return bool(con.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall())

@@ -14,6 +14,7 @@ from rules.asof import Ints
 from rules.join import parties
 from rules.reconciler import intervals, store
 from rules.reconciler.parts import Part, parts
+from rules.reconciler.state import has_rows
 from rules.references import References
 from rules.versions import Mask, times
 from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
@@ -132,7 +133,7 @@ def build(con: duckdb.DuckDBPyConnection, references: References, scope: Sequenc
         _allocated(con)
     else:
         con.execute(_NOTHING_ALLOCATED)
-    if store.filled(con, "scope_same_id"):
+    if has_rows(con, "scope_same_id"):
         con.execute(_SAME_ID)
     if any(not part.is_new for part in scope):
         con.execute(f"INSERT INTO judged_chain SELECT {_AT} FROM older_event WHERE chain_rules")

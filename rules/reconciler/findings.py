@@ -14,9 +14,10 @@ import pyarrow as pa
 
 from rules.reconciler import firings, revisions, suppressed, tally
 from rules.reconciler.absorbed import absorb_lake
-from rules.reconciler.firings import AT, absorb_workers, any_row, replace
+from rules.reconciler.firings import AT, absorb_workers, replace
 from rules.reconciler.given import before_landing
 from rules.reconciler.revisions import TEXTS, WITH_TEXTS, open_counts
+from rules.reconciler.state import has_rows
 from rules.rule import Rule
 from rules.suppressions import Suppression
 from schemas.tables import FINDING_EVENT, FINDING_HISTORY
@@ -66,7 +67,7 @@ def settle(
     """
     con.execute(_DECIDED, {"watermark": watermark})
     suppressed.note(con, suppressions, at)
-    if not any_row(con, "firing_moved") and not any_row(con, "finding_pending"):
+    if not has_rows(con, "firing_moved") and not has_rows(con, "finding_pending"):
         return Emission(EVENT.empty_table(), HISTORY.empty_table(), pa.array([], pa.bool_()))
     events: pa.Table = con.sql(_EVENTS).to_arrow_table()
     firings.move(con)

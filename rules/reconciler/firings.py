@@ -17,6 +17,7 @@ from collections.abc import Iterable
 import duckdb
 import pyarrow as pa
 
+from rules.reconciler.state import has_rows
 from rules.rule import Kind, Rule, Status
 
 SILENT, HOLE = "gap.source.silent", "gap.source.sequence_hole"
@@ -149,10 +150,10 @@ def replace(con: duckdb.DuckDBPyConnection) -> None:
     for statement in (_DESIRED, _SUBJECTS, _DESIRED_PARTIES):
         con.execute(statement)
     recall(con, _TOUCHED, "SELECT finding_id FROM firing_subject")
-    if any_row(con, "gone_event"):
+    if has_rows(con, "gone_event"):
         con.execute(_FORGET)
         con.execute(_GONE)
-    if any_row(con, "firing"):
+    if has_rows(con, "firing"):
         for statement in (_CEASE, _RENEW, _PARTIES):
             con.execute(statement)
     con.execute(_ADD)
@@ -231,7 +232,7 @@ def recall(con: duckdb.DuckDBPyConnection, places: str, findings: str | None = N
     `places` is a query for coordinates, `findings` one for finding ids. Row numbers are looked up first:
     then only the row groups that hold them are read in full.
     """
-    if not any_row(con, "firing_confirmed"):
+    if not has_rows(con, "firing_confirmed"):
         return
     select = "SELECT c.rowid AS place FROM firing_confirmed c SEMI JOIN"
     found = f"{select} ({places}) USING ({AT})"
@@ -269,11 +270,6 @@ SELECT {NAMES}, due, at_once, holds, target AS recorded, target AS counted,
   told_party_id, told_allocation_id
 FROM firing_moved WHERE (holds OR target IS NOT NULL) AND NOT {_FINAL}
 """
-
-
-def any_row(con: duckdb.DuckDBPyConnection, table: str) -> bool:
-    """Whether the table has rows: planning a statement costs more than running it on none."""
-    return bool(con.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall())
 
 
 def naive(table: pa.Table) -> pa.Table:

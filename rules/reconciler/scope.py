@@ -11,7 +11,8 @@ import duckdb
 import pyarrow as pa
 
 from rules.reconciler import intervals, reach
-from rules.reconciler.store import CODE, TABLE, filled, listed
+from rules.reconciler.state import has_rows
+from rules.reconciler.store import CODE, TABLE, listed
 from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
 from schemas.record import Record
 
@@ -137,7 +138,7 @@ def _touching(con: duckdb.DuckDBPyConnection, record: Record, reaching: bool) ->
         yield from _by_allocation(record, "changed_allocation", f"e.t >= c.from_t AND e.t >= {since}")
     if record is ALLOCATION:
         yield from _rivals(con)
-    if filled(con, "scope_same_id"):
+    if has_rows(con, "scope_same_id"):
         yield f"SELECT {_AT}, false, false FROM scope_same_id WHERE topic = '{record.topic}'"
     if reaching:
         yield from _by_allocation(

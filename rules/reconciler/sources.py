@@ -14,6 +14,7 @@ import pyarrow as pa
 from rules.asof import FOREVER
 from rules.reconciler import absences
 from rules.reconciler.absences import DEFAULT_SILENCE_S
+from rules.reconciler.state import has_rows
 from rules.versions import Versions
 from schemas.reference import SOURCE
 
@@ -183,9 +184,9 @@ def judge(con: duckdb.DuckDBPyConnection, first: int | None, latest: int | None)
     _refresh(con, first, heads=True)
     con.execute("DELETE FROM scope_sequence_gap; DELETE FROM scope_silence")
     _run(con, _FLIP, latest=latest)
-    if absences.holds(con, "source_renewed"):
+    if has_rows(con, "source_renewed"):
         con.execute(_ALL_GAPS)
-    if any(absences.holds(con, table) for table in ("gap_new", "gap_cut", "end_cut", "end_flip")):
+    if any(has_rows(con, table) for table in ("gap_new", "gap_cut", "end_cut", "end_flip")):
         _run(con, _SCOPE, latest=latest)
     con.execute(_DONE)
 
@@ -195,7 +196,7 @@ def _refresh(con: duckdb.DuckDBPyConnection, first: int | None, heads: bool) -> 
 
     Heads are the ends before first events, which depend on the earliest broker time.
     """
-    if absences.holds(con, f"source_end WHERE beat AND stale AND (before IS NULL) = {heads}"):
+    if has_rows(con, f"source_end WHERE beat AND stale AND (before IS NULL) = {heads}"):
         _run(con, _REFRESH, first=first, heads=heads)
 
 

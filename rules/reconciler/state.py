@@ -63,3 +63,9 @@ def put(con: duckdb.DuckDBPyConnection, name: str, value: int) -> None:
     """Remembers a number."""
     con.execute("DELETE FROM meta WHERE name = ?", [name])
     con.execute("INSERT INTO meta VALUES (?, ?)", [name, value])
+
+
+def has_rows(con: duckdb.DuckDBPyConnection, table: str) -> bool:
+    """Whether a table (with a condition, if need be) has a row: planning a statement costs more than running
+    it on none."""
+    return bool(con.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall())

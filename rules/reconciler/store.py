@@ -117,11 +117,6 @@ def take_gone(con: duckdb.DuckDBPyConnection, gone: pa.Table) -> None:
             )
 
 
-def filled(con: duckdb.DuckDBPyConnection, table: str) -> bool:
-    """Whether a table has a row."""
-    return bool(con.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall())
-
-
 def keep(con: duckdb.DuckDBPyConnection, record: Record) -> None:
     """Adds the step's new events of a stream to the kept ones."""
     con.execute(

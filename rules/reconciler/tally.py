@@ -9,7 +9,7 @@ A tally grows by what is added; only where a firing ceased or changed are the fi
 
 import duckdb
 
-from rules.reconciler.firings import any_row
+from rules.reconciler.state import has_rows
 
 EVIDENCE = 100  # events a row names; all are in finding_event
 
@@ -64,10 +64,10 @@ def update(con: duckdb.DuckDBPyConnection) -> None:
     """
     con.execute(_TOUCHED)
     look_up(con, "SELECT finding_id FROM finding_touched")
-    if not any_row(con, "finding_touched"):
+    if not has_rows(con, "finding_touched"):
         return
     con.execute(_ADDED)
-    if any_row(con, "finding_touched WHERE shrunk"):
+    if has_rows(con, "finding_touched WHERE shrunk"):
         con.execute(_ALL)
     con.execute(_NOW)
     con.execute("DELETE FROM finding_pending WHERE finding_id IN (SELECT finding_id FROM finding_touched)")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import duckdb
 
-from rules.reconciler.absences import holds
 from rules.reconciler.given import Clock, Partition
 from rules.reconciler.sources import LIMIT_US
+from rules.reconciler.state import has_rows
 
 LATENESS_US = 600 * 1_000_000
 """How far an event may come behind those of later event time and still count as in time."""
@@ -151,9 +151,9 @@ def _follow(con: duckdb.DuckDBPyConnection, watermark: int | None) -> int:
     ).fetchall()
     if events:
         con.execute(_ADVANCE)
-    if holds(con, "gone_event"):
+    if has_rows(con, "gone_event"):
         con.execute(_FUTURE_NOW)
-        if holds(con, "clock_back"):
+        if has_rows(con, "clock_back"):
             con.execute(_BACK)
     return int(late)
 

@@ -1,8 +1,8 @@
-"""The events the engine keeps by column: every allocation event, and the accesses and placements of the hot
-window. Duplicates are not among them.
+"""The events the engine keeps by column: all of them but duplicates; nothing is evicted.
 
 `allocation`, `recent_access` and `recent_placement` have a stream's fields with `t` for `occurred_at` and
-`party_id_sent` for `party_id`, and `broker_time`, `future` and the coordinates. Times are naive UTC.
+`party_id_sent` for `party_id`, and `broker_time`, `future`, the coordinates and CODE. Times are naive UTC.
+Rows stand in the order of landing, so that a query with a literal least time passes over what is older.
 """
 
 from collections.abc import Mapping

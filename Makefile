@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench bench-reconciler soak lock clean
+.PHONY: help setup demo test test-slow lint format bench soak lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,10 +40,10 @@ soak: setup ## a million events through real Kafka under twenty kills (seven min
 	$(BIN)/python -m tests.soak
 
 bench: $(VENV)/.bench ## throughput beside a tutorial Faust agent and a Quix Streams app
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks peers
 
-bench-reconciler: setup ## what an event costs the reconciler as 50 million lie behind it (half an hour, 8 GB of disk)
-	$(BIN)/python -m benchmarks reconciler
+bench-%: $(VENV)/.bench ## one benchmark
+	$(BIN)/python -m benchmarks $*
 
 $(VENV)/.bench: setup requirements/bench.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt

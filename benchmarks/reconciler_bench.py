@@ -6,14 +6,18 @@ python -m benchmarks reconciler [--quick]
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
 
 from benchmarks.fleet_lake import PARTIES, START, land, land_versions
 from benchmarks.processes import machine, peak_mb
+from benchmarks.size import Size
 from rules.reconciler.step import Reconciler
 from rules.rule import load_all
 from schemas.reference import PARTY
@@ -24,9 +28,9 @@ STEP_ROWS = 200_000
 LATE_PARTIES = 2  # whose papers turn out to be other ones: each is in one event of PARTIES
 
 
-def run(quick: bool) -> dict[str, Any]:
+def run(size: Size) -> dict[str, Any]:
     """Lands a fleet's events, settles them step by step on one core, then lands versions that reach back."""
-    events, standing = (3_000_000, 200_000) if quick else (50_000_000, 1_000_000)
+    events, standing = (3_000_000, 200_000) if size is Size.QUICK else (50_000_000, 1_000_000)
     pa.set_cpu_count(1)
     folder = Path(tempfile.mkdtemp(prefix="sekisho-bench-"))
     try:
@@ -44,6 +48,27 @@ def run(quick: bool) -> dict[str, Any]:
         "rss_mb": late["rss_mb"],
         "late_version": late,
     }
+
+
+def show(results: Mapping[str, Any]) -> None:
+    """Prints a table."""
+    columns = ("landed events", "events/s", "µs CPU/event", "slowest step, s")
+    table = Table(*columns, title=f"{results['machine']['cpu']}, one of {results['machine']['cores']} cores")
+    for column in table.columns:
+        column.justify = "right"
+    for point in results["history"]:
+        if point is not None:
+            figures = (f"{point['landed']:,}", f"{point['events_per_second']:,}")
+            table.add_row(
+                *figures, f"{point['cpu_us_per_event']:.2f}", f"{point['slowest_step_seconds']:.2f}"
+            )
+    Console().print(table)
+    late = results["late_version"]
+    print(
+        f"{results['open_allocations']:,} allocations stayed open; {late['rss_mb']:,} MB at most. "
+        f"Versions that reach back changed {late['events_changed']:,} of {late['of_landed']:,} "
+        f"in {late['seconds']:.1f} s."
+    )
 
 
 def _milestone(steps: list[dict[str, Any]], landed: int) -> dict[str, Any] | None:

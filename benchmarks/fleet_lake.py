@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from benchmarks.columns import Ints, before_landing, filled, lists, named, same
 from rules.pipeline import Landing, finding_id
 from schemas.events import ACCESS, ALLOCATION, PLACEMENT
 from schemas.record import TIME, Record
@@ -29,8 +30,6 @@ LIFE = 18  # batches that a job lives: three minutes
 SERIALS = 4  # of a job
 START = 1_772_323_200_000_000  # 2026-03-01T00:00:00Z, µs
 PAPERS = START - 20 * 86_400_000_000
-
-Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 @dataclass
@@ -52,10 +51,8 @@ class Fleet:
         index = np.arange(first // 2, (first + BATCH) // 2)
         at = first + 2 * np.arange(BATCH // 2)
         released = np.zeros(BATCH // 2, bool)
-        allocated = self._allocation(
-            at, _named("F", index), index % PARTIES, released, _lists("FS", index, 1)
-        )
-        return [allocated, self._placement(at + 1, _named("F", index), index)]
+        allocated = self._allocation(at, named("F", index), index % PARTIES, released, lists("FS", index, 1))
+        return [allocated, self._placement(at + 1, named("F", index), index)]
 
     def _running(self, first: int) -> list[Landing]:
         batch = first // BATCH
@@ -67,12 +64,12 @@ class Fleet:
         at = first + np.arange(JOBS) * 8
         allocated = self._allocation(
             np.concatenate([at, at[: len(ends)] + 4]),
-            _named("J", np.concatenate([starts, ends])),
+            named("J", np.concatenate([starts, ends])),
             np.concatenate([starts, ends]) % PARTIES,
             np.arange(len(starts) + len(ends)) >= len(starts),
-            _lists("JS", np.concatenate([starts, ends]) % (JOBS * (LIFE + 2)), SERIALS),
+            lists("JS", np.concatenate([starts, ends]) % (JOBS * (LIFE + 2)), SERIALS),
         )
-        placed = self._placement(at + 2, _named("J", starts), starts)
+        placed = self._placement(at + 2, named("J", starts), starts)
         rest = BATCH - len(starts) * 2 - len(ends)
         living = np.arange(max(began, batch - LIFE + 1) * JOBS, (batch + 1) * JOBS)
         job = choose.random(rest) < 0.5
@@ -91,14 +88,14 @@ class Fleet:
             {
                 "allocation_id": names,
                 "action": pc.if_else(pa.array(released), "released", "allocated"),
-                "principal": _named("corp:u", party),
-                "authorization_id": _named("AUTH-", party // 10),
-                "site_id": _same("S-1", len(number)),
-                "model": _same("NVIDIA H100 SXM", len(number)),
+                "principal": named("corp:u", party),
+                "authorization_id": named("AUTH-", party // 10),
+                "site_id": same("S-1", len(number)),
+                "model": same("NVIDIA H100 SXM", len(number)),
                 "accelerators": pc.list_value_length(serials).cast(pa.int64()),
                 "serials": serials,
-                "requested_by": _named("u", party),
-                "party_id": _named("P-", party),
+                "requested_by": named("u", party),
+                "party_id": named("P-", party),
             },
         )
 
@@ -109,18 +106,18 @@ class Fleet:
             {
                 "allocation_id": names,
                 "workload_id": pc.binary_join_element_wise("W", names, ""),
-                "action": _same("started", len(number)),
-                "principal": _named("corp:u", index % PARTIES),
-                "authorization_id": _named("AUTH-", index % PARTIES // 10),
-                "site_id": _same("S-1", len(number)),
-                "party_id": _named("P-", index % PARTIES),
+                "action": same("started", len(number)),
+                "principal": named("corp:u", index % PARTIES),
+                "authorization_id": named("AUTH-", index % PARTIES // 10),
+                "site_id": same("S-1", len(number)),
+                "party_id": named("P-", index % PARTIES),
             },
         )
 
     def _access(self, number: Ints, job: np.ndarray, index: Ints) -> Landing:
-        named = pa.array(number % 2 == 0)
+        whose = pa.array(number % 2 == 0)
         party = index % PARTIES
-        names = pc.if_else(pa.array(job), _named("J", index), _named("F", index))
+        names = pc.if_else(pa.array(job), named("J", index), named("F", index))
         nothing = pa.scalar(None, pa.string())
         return self._landing(
             ACCESS,
@@ -128,14 +125,14 @@ class Fleet:
             {
                 "allocation_id": names,
                 "action": pc.if_else(pa.array(number % 16 == 0), "opened", "call"),
-                "session_id": _named("ses", number // 16),
-                "method": _same("direct", len(number)),
-                "source_country": _same("JP", len(number)),
-                "source_ip": _same("192.0.2.7", len(number)),
-                "operation": _same("inference", len(number)),
-                "principal": pc.if_else(named, _named("corp:u", party), nothing),
-                "authorization_id": pc.if_else(named, _named("AUTH-", party // 10), nothing),
-                "party_id": pc.if_else(named, _named("P-", party), nothing),
+                "session_id": named("ses", number // 16),
+                "method": same("direct", len(number)),
+                "source_country": same("JP", len(number)),
+                "source_ip": same("192.0.2.7", len(number)),
+                "operation": same("inference", len(number)),
+                "principal": pc.if_else(whose, named("corp:u", party), nothing),
+                "authorization_id": pc.if_else(whose, named("AUTH-", party // 10), nothing),
+                "party_id": pc.if_else(whose, named("P-", party), nothing),
             },
         )
 
@@ -143,22 +140,22 @@ class Fleet:
         rows = len(number)
         t = pa.array(START + number * (1_000_000 // RATE)).cast(TIME)
         places = self._places(record, rows)
-        fields["event_id"] = _named("e", places["count"])
+        fields["event_id"] = named("e", places["count"])
         fields |= {
             "occurred_at": t,
-            "source": _same(f"{record.name}/1", rows),
+            "source": same(f"{record.name}/1", rows),
             "source_seq": pa.array(places["count"]),
             "broker_time": pc.add(t, pa.scalar(50_000, pa.duration("us"))),
-            "topic": _same(record.topic, rows),
+            "topic": same(record.topic, rows),
             "partition": pa.array(places["partition"]),
             "offset": pa.array(places["offset"]),
-            "future": _same(False, rows),
-            "verdicts": _same([], rows, pa.list_(pa.string())),
+            "future": same(False, rows),
+            "verdicts": same([], rows, pa.list_(pa.string())),
         }
-        table = _batch(fields, before_landing(typed(record)), rows)
+        table = filled(fields, before_landing(typed(record)), rows)
         raw = {name: fields[name] for name in ("topic", "partition", "offset", "broker_time")}
-        raw |= {"value": _same(b"{}", rows), "disposition": _same("accepted", rows)}
-        return Landing(_batch(raw, before_landing(RAW), rows), table, _firings(record, table), record)
+        raw |= {"value": same(b"{}", rows), "disposition": same("accepted", rows)}
+        return Landing(filled(raw, before_landing(RAW), rows), table, _firings(record, table), record)
 
     def _places(self, record: Record, rows: int) -> dict[str, Ints]:
         first = self.next_offset.get(record.topic, 0)
@@ -234,12 +231,12 @@ def land_versions(lake: Lake, record: Record, rows: list[dict[str, object]], fir
     """Lands versions, and returns their topic's next offset."""
     table = version_rows(record, rows, first)
     raw = {name: table[name] for name in ("topic", "partition", "offset", "broker_time")}
-    raw |= {"value": _same(b"{}", table.num_rows), "disposition": _same("accepted", table.num_rows)}
+    raw |= {"value": same(b"{}", table.num_rows), "disposition": same("accepted", table.num_rows)}
     nothing = before_landing(FINDING_EVENT).empty_table().to_batches() or [
         pa.RecordBatch.from_pylist([], before_landing(FINDING_EVENT))
     ]
     transaction = lake.begin(datetime.now(UTC))
-    transaction.append(Landing(_batch(raw, before_landing(RAW), table.num_rows), table, nothing[0], record))
+    transaction.append(Landing(filled(raw, before_landing(RAW), table.num_rows), table, nothing[0], record))
     transaction.commit({(record.topic, 0): (first, first + table.num_rows)}, {})
     return first + table.num_rows
 
@@ -255,44 +252,18 @@ def _firings(record: Record, table: pa.RecordBatch) -> pa.RecordBatch:
     """One access in a hundred, as a worker would have written it."""
     at = np.arange(0, table.num_rows, 100) if record is ACCESS else np.arange(0)
     rows = table.take(pa.array(at))
-    rule, subjects = "gap.access.method_missing", _same("source:access/1", len(at))
+    rule, subjects = "gap.access.method_missing", same("source:access/1", len(at))
     fields = {
         name: rows[name] for name in ("topic", "partition", "offset", "source", "event_id", "occurred_at")
     }
     fields |= {name: rows[name] for name in ("party_id", "allocation_id")}
     fields |= {
-        "finding_id": _same(finding_id(rule, "source:access/1"), len(at)),
-        "rule_id": _same(rule, len(at)),
-        "rule_sha256": _same("0" * 64, len(at)),
-        "severity": _same("low", len(at)),
+        "finding_id": same(finding_id(rule, "source:access/1"), len(at)),
+        "rule_id": same(rule, len(at)),
+        "rule_sha256": same("0" * 64, len(at)),
+        "severity": same("low", len(at)),
         "subject": subjects,
-        "message": _same("made for a benchmark", len(at)),
-        "state": _same("provisional", len(at)),
+        "message": same("made for a benchmark", len(at)),
+        "state": same("provisional", len(at)),
     }
-    return _batch(fields, before_landing(FINDING_EVENT), len(at))
-
-
-def before_landing(schema: pa.Schema) -> pa.Schema:
-    """The columns of a row before it lands."""
-    return pa.schema([field for field in schema if field.name != "ingested_at"])
-
-
-def _batch(fields: dict[str, pa.Array], schema: pa.Schema, rows: int) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays(
-        [fields[f.name].cast(f.type) if f.name in fields else pa.nulls(rows, f.type) for f in schema],
-        schema=schema,
-    )
-
-
-def _named(prefix: str, number: Ints) -> pa.Array:
-    return pc.binary_join_element_wise(prefix, pa.array(number).cast(pa.string()), "")
-
-
-def _lists(prefix: str, number: Ints, each: int) -> pa.Array:
-    items = (number[:, None] * each + np.arange(each)[None, :]).reshape(-1)
-    offsets = np.arange(0, len(items) + 1, each, dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), _named(prefix, items))
-
-
-def _same(value: object, rows: int, kind: pa.DataType | None = None) -> pa.Array:
-    return pa.repeat(pa.scalar(value, kind), rows)
+    return filled(fields, before_landing(FINDING_EVENT), len(at))

@@ -5,8 +5,7 @@ python -m benchmarks reconciler [--quick]
 
 import shutil
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,13 @@ from rich.table import Table
 
 from benchmarks.fleet_lake import PARTIES, START, land, land_versions
 from benchmarks.processes import machine, peak_mb
+from benchmarks.settling import STEP_ROWS, Step, settle
 from benchmarks.size import Size
 from rules.reconciler.step import Reconciler
 from rules.rule import load_all
 from schemas.reference import PARTY
-from sinks.lake import Lake, Settled
-from stream.steps import groups, read_step
+from sinks.lake import Lake
 
-STEP_ROWS = 200_000
 LATE_PARTIES = 2  # whose papers turn out to be other ones: each is in one event of PARTIES
 
 
@@ -71,17 +69,17 @@ def show(results: Mapping[str, Any]) -> None:
     )
 
 
-def _milestone(steps: list[dict[str, Any]], landed: int) -> dict[str, Any] | None:
+def _milestone(steps: list[Step], landed: int) -> dict[str, Any] | None:
     """The mean of the five steps that end at so many landed events, None where there were fewer."""
-    near = [step for step in steps if step["landed"] <= landed][-5:]
-    if not near or near[-1]["landed"] < landed - STEP_ROWS:
+    near = [step for step in steps if step.landed <= landed][-5:]
+    if not near or near[-1].landed < landed - STEP_ROWS:
         return None
-    rows, seconds = sum(s["rows"] for s in near), sum(s["cpu"] for s in near)
+    rows, seconds = sum(s.rows for s in near), sum(s.cpu for s in near)
     return {
         "landed": landed,
         "events_per_second": round(rows / seconds),
         "cpu_us_per_event": round(seconds / rows * 1e6, 2),
-        "slowest_step_seconds": round(max(s["wall"] for s in near), 2),
+        "slowest_step_seconds": round(max(s.wall for s in near), 2),
     }
 
 
@@ -93,34 +91,11 @@ class _Bench:
         self._engine = Reconciler(state, load_all())
         self._landed = 0
 
-    def settle_all(self) -> Any:
-        """Settles what has landed, and yields what each step took: reading, judging, settling, keeping."""
-        for commits in groups(self._lake.commits(self._engine.position), STEP_ROWS):
-            cpu, wall = time.process_time(), time.monotonic()
-            given = read_step(commits)
-            output = self._engine.step(given, settle=True, at=datetime.now(UTC))
-            before = self._lake.settled()
-            step = 1 if before is None else before.step + 1
-            tables = {
-                "finding_event": output.events,
-                "finding_history": output.history,
-                "duplicate": output.duplicates,
-                "coverage": output.coverage,
-            }
-            settled = Settled(
-                step, given.raw_version, output.watermark, output.latest_broker_time, output.late
-            )
-            self._lake.settle(settled, tables, datetime.now(UTC))
-            self._engine.commit(step)
-            rows = sum(table.num_rows for table in given.events.values())
-            self._landed += rows
-            yield {
-                "landed": self._landed,
-                "rows": rows,
-                "cpu": time.process_time() - cpu,
-                "wall": time.monotonic() - wall,
-                "changed": output.events.num_rows,
-            }
+    def settle_all(self) -> Iterator[Step]:
+        """Settles what has landed, and yields what each step took."""
+        for step in settle(self._lake, self._engine, datetime.now(UTC), self._landed):
+            self._landed = step.landed
+            yield step
 
     def reach_back(self) -> dict[str, Any]:
         """Suspends some parties from before the first event on; what that touches is judged again."""
@@ -138,9 +113,9 @@ class _Bench:
         land_versions(self._lake, PARTY, rows, PARTIES)
         (step,) = self.settle_all()
         return {
-            "events_changed": step["changed"],
+            "events_changed": step.changed,
             "of_landed": self._landed,
-            "seconds": round(step["wall"], 2),
-            "cpu_seconds": round(step["cpu"], 2),
+            "seconds": round(step.wall, 2),
+            "cpu_seconds": round(step.cpu, 2),
             "rss_mb": round(peak_mb()),
         }

@@ -83,6 +83,14 @@ def test_csv_has_a_head_and_nulls_are_empty(lake: Path) -> None:
     assert rows == [["offset", "mfa", "verdicts", "t"], ["0", "", '["gap.identity.unknown"]', 'a,"b']]
 
 
+def test_parameters_are_values_and_never_sql(lake: Path) -> None:
+    query = "SELECT $a AS a, $b::INT + 1 AS b"
+    rows = json.loads(output(lake, query, "--json", "--param", "a=x' OR 1=1 --", "--param", "b=41"))
+    assert rows == [{"a": "x' OR 1=1 --", "b": 42}]
+    assert isinstance(error(lake, "SELECT $a"), UsageError)
+    assert isinstance(run(lake, "SELECT $a", "--param", "a").exception, UsageError)
+
+
 def test_a_result_larger_than_one_fetch_is_whole(lake: Path) -> None:
     assert len(json.loads(output(lake, "SELECT range AS n FROM range(25000)", "--json"))) == 25000
 

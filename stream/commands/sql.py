@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -32,8 +32,15 @@ _FETCH = 10_000  # rows at a time: a large result never sits in memory, except t
     help="How to print rows.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Same as --format json.")
+@click.option(
+    "--param",
+    "given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="What $NAME in the query stands for, as a text; may be repeated.",
+)
 @click.argument("query")
-def command(lake: Path, style: str, as_json: bool, query: str) -> None:
+def command(lake: Path, style: str, as_json: bool, given: tuple[str, ...], query: str) -> None:
     """Run one SELECT in DuckDB over the lake's views: raw, dead_letter, the streams, the reference tables,
     finding_event and finding.
 
@@ -43,7 +50,7 @@ def command(lake: Path, style: str, as_json: bool, query: str) -> None:
     with Console(stderr=True).status("querying"):  # shows on a terminal only
         connection = connect(lake)
         try:
-            cursor = _run(connection, query)
+            cursor = _run(connection, query, _parameters(given))
             head = [column[0] for column in cursor.description or ()]
             first = cursor.fetchmany(_FETCH)
         except duckdb.Error as error:
@@ -57,14 +64,26 @@ def command(lake: Path, style: str, as_json: bool, query: str) -> None:
         _print_table(head, rows)
 
 
-def _run(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyConnection:
+def _parameters(given: Sequence[str]) -> dict[str, str]:
+    parameters = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise UsageError(f"--param {text}: write it as NAME=VALUE")
+        parameters[name] = value
+    return parameters
+
+
+def _run(
+    connection: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, str]
+) -> duckdb.DuckDBPyConnection:
     """Runs `query` if it is one SELECT: the connection could write inside the lake, a SELECT cannot."""
     statements = connection.extract_statements(query)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise UsageError(
             "sql takes one SELECT (or FROM, WITH, SHOW, DESCRIBE, SUMMARIZE); give each its own call"
         )
-    return connection.execute(statements[0])
+    return connection.execute(statements[0], parameters or None)
 
 
 def _rest(cursor: duckdb.DuckDBPyConnection) -> Iterator[Row]:

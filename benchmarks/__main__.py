@@ -7,6 +7,7 @@ import json
 from benchmarks.size import Size
 
 BENCHMARKS = {
+    "latency": "from a record's append to its finding and to its row, at several rates",
     "peers": "Sekisho's worker beside other stream processors, on one topic",
     "queries": "how long the ten questions of docs/questions.md take as the lake grows",
     "reconciler": "the reconciler's events a second as the history grows, and a version that reaches back",

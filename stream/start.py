@@ -41,7 +41,7 @@ def run(settings: Settings) -> None:
     Raises SekishoError when it cannot start, or cannot go on.
     """
     logging.basicConfig(level=settings.log, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    _tune_memory()
+    tune_memory()
     with _alone(settings):
         topic_ids = topics(settings)
         lake = Lake.open(settings.lake)
@@ -58,7 +58,7 @@ def run(settings: Settings) -> None:
             raise SekishoError(f"Kafka: {error}; see sekisho doctor, then start again") from error
 
 
-def _tune_memory() -> None:
+def tune_memory() -> None:
     """Few collections, and freed memory that the next batch can use whichever thread allocates it.
 
     Millions of records pass as objects that no cycle holds: full collections would only cost time. Batches

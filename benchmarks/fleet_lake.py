@@ -4,7 +4,7 @@ Rows are made as columns, so that fifty million events are there in minutes; wha
 reconciler's work allows: half the accesses name only their allocation, one event in a hundred fires a rule.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,11 +22,10 @@ from schemas.tables import FINDING_EVENT, RAW, typed
 from sinks.lake import Lake
 
 BATCH = 100_000
-RATE = 10_000  # events a second
 PARTITIONS = 4
 PARTIES = 100_000
 JOBS = 3_000  # allocated in each batch, and as many released
-LIFE = 18  # batches that a job lives: three minutes
+LIFE = 18  # batches that a job lives
 SERIALS = 4  # of a job
 START = 1_772_323_200_000_000  # 2026-03-01T00:00:00Z, µs
 PAPERS = START - 20 * 86_400_000_000
@@ -34,9 +33,10 @@ PAPERS = START - 20 * 86_400_000_000
 
 @dataclass
 class Fleet:
-    """`standing` allocations are opened first and stay open; then jobs run among them."""
+    """`standing` allocations are opened first and stay open, then jobs run; `rate` is in events a second."""
 
     standing: int
+    rate: int
     next_offset: dict[str, int]
 
     def batches(self, events: int) -> Iterator[list[Landing]]:
@@ -138,7 +138,7 @@ class Fleet:
 
     def _landing(self, record: Record, number: Ints, fields: dict[str, pa.Array]) -> Landing:
         rows = len(number)
-        t = pa.array(START + number * (1_000_000 // RATE)).cast(TIME)
+        t = pa.array(START + number * (1_000_000 // self.rate)).cast(TIME)
         places = self._places(record, rows)
         fields["event_id"] = named("e", places["count"])
         fields |= {
@@ -168,11 +168,11 @@ class Fleet:
         }
 
 
-def land(path: Path, events: int, standing: int, progress: Callable[[int], None] = lambda _: None) -> None:
-    """A new lake of `events` events in commits of BATCH, the papers first."""
+def land(path: Path, events: int, standing: int, rate: int = 10_000) -> None:
+    """A new lake of `events` events in commits of BATCH, the papers first; `rate` is in event time."""
     lake = Lake.open(path)
     known = _land_references(lake)
-    fleet = Fleet(standing, {})
+    fleet = Fleet(standing, rate, {})
     for landings in fleet.batches(events):
         before = {
             landing.record.topic: fleet.next_offset[landing.record.topic] - landing.raw.num_rows
@@ -190,7 +190,6 @@ def land(path: Path, events: int, standing: int, progress: Callable[[int], None]
                 )
                 ranges[topic, partition] = (start, end)
         transaction.commit(ranges, known)
-        progress(BATCH)
 
 
 def papers() -> dict[Record, list[dict[str, object]]]:

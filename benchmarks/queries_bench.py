@@ -34,6 +34,7 @@ EVENTS = {
     Size.FULL: (1_000_000, 10_000_000, 100_000_000),
 }
 STANDING = 100_000  # allocations that stay open
+RATE = 1_000  # events a second
 RUNS = 3
 
 
@@ -77,7 +78,7 @@ def _measure(events: int) -> dict[str, Any]:
 def _lake(folder: Path, events: int) -> Path:
     path, state = folder / "lake", folder / "state"
     state.mkdir()
-    land(path, events, STANDING)
+    land(path, events, STANDING, RATE)
     lake = Lake.open(path)
     engine = Reconciler(state, load_all())
     for _ in settle(lake, engine, datetime.now(UTC)):

@@ -1,0 +1,133 @@
+"""`scan` and `replay` beside the live worker on the same events: events a second of one core.
+
+python -m benchmarks scan [--quick | --full]
+"""
+
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.processes import machine
+from benchmarks.shipping import ship
+from benchmarks.size import Size
+from benchmarks.spread import spread
+from benchmarks.worker_run import land
+from deploy.local_kafka import LocalKafka
+from rules.rule import load_all
+from rules.suppressions import load_suppressions
+from stream import replay, scan
+from stream.simulation import bench, files, shipping
+from stream.simulation.messages import Message, merged
+
+EVENTS = {Size.QUICK: 200_000, Size.USUAL: 1_000_000, Size.FULL: 4_000_000}
+RUNS = {Size.QUICK: 1, Size.USUAL: 3, Size.FULL: 3}
+PARTITIONS = 4
+AIM = 1.2  # times the live rate per core
+
+Split = tuple[float, float]
+"""CPU seconds without the reconciler, and of the reconciler."""
+
+
+def run(size: Size) -> dict[str, Any]:
+    """Lands the same events live, from files and from a lake, in turn; the reconciler's share apart."""
+    events, about = EVENTS[size], machine()
+    taken: dict[str, list[float]] = {
+        name: [] for name in ("live", "scan", "replay", "scan_reconciler", "replay_reconciler")
+    }
+    for _ in range(RUNS[size]):
+        with tempfile.TemporaryDirectory(prefix="sekisho-bench-") as scratch:
+            folder = Path(scratch)
+            taken["live"].append(_live(folder / "live", events))
+            # what the papers alone take is taken off: live, they are there beforehand
+            papers, all_of_it = _files(folder / "papers", 0), _files(folder / "all", events)
+            for name, before, after in zip(("scan", "replay"), papers, all_of_it, strict=True):
+                taken[name].append((after[0] - before[0]) / events * 1e6)
+                taken[f"{name}_reconciler"].append((after[1] - before[1]) / events * 1e6)
+    live = spread(taken["live"])["median"]
+    ratios = {name: round(live / spread(taken[name])["median"], 2) for name in ("scan", "replay")}
+    return {
+        "machine": about,
+        "events": events,
+        "cpu_us_per_event": {name: spread(values) for name, values in taken.items()},
+        "times_live_rate_per_core": ratios,
+        "criteria": [
+            {
+                "what": f"{name}: times the live rate per core",
+                "limit": AIM,
+                "found": found,
+                "met": found >= AIM,
+            }
+            for name, found in ratios.items()
+        ],
+    }
+
+
+def show(results: Mapping[str, Any]) -> None:
+    """Prints a table."""
+    table = Table("what", "µs CPU/event", "from", "to", title=f"{results['events']:,} events")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, s in results["cpu_us_per_event"].items():
+        table.add_row(name, f"{s['median']:.2f}", f"{s['min']:.2f}", f"{s['max']:.2f}")
+    Console().print(table)
+    for name, ratio in results["times_live_rate_per_core"].items():
+        print(f"{name}: {ratio:.2f} times the live rate per core, without the reconciler (aim: {AIM})")
+
+
+def _live(folder: Path, events: int) -> float:
+    made = bench.build()
+    folder.mkdir()
+    with LocalKafka() as kafka:
+        shipping.prepare({"bootstrap_servers": [kafka.bootstrap]}, PARTITIONS)
+        _say(f"shipping and landing {events:,} events")
+        references = ship(kafka.bootstrap, made.references())
+        land(kafka.bootstrap, folder, references, 0, PARTITIONS)
+        ship(kafka.bootstrap, _events(made, events))
+        return land(kafka.bootstrap, folder, references + events, references, PARTITIONS).cpu_us_per_event
+
+
+def _events(made: bench.Bench, events: int) -> Iterator[Message]:
+    return (message for block in made.blocks(events) for message in merged(block))
+
+
+def _files(folder: Path, events: int) -> tuple[Split, Split]:
+    """What it takes to scan the papers and these events, and to replay the lake."""
+    files.write(bench.build().messages(events), folder / "in")
+    _say(f"scanning and replaying {events:,} events")
+    with _timed(scan) as scanned:
+        scan.scan(folder / "in", folder / "lake", load_all())
+    with _timed(replay) as replayed:
+        replay.replay(folder / "lake", folder / "again", load_all(), load_suppressions())
+    return (scanned[0], scanned[1]), (replayed[0], replayed[1])
+
+
+@contextlib.contextmanager
+def _timed(module: Any) -> Iterator[list[float]]:
+    """Yields a list that has a `Split` after the block; the reconciler's share is the module's `conclude`."""
+    conclude: Callable[..., Any] = module.conclude
+    apart = 0.0
+    split: list[float] = []
+
+    def timed(*arguments: Any, **named: Any) -> Any:
+        nonlocal apart
+        began = time.process_time()
+        result = conclude(*arguments, **named)
+        apart += time.process_time() - began
+        return result
+
+    began = time.process_time()
+    with mock.patch.object(module, "conclude", timed):
+        yield split
+    split += [time.process_time() - began - apart, apart]
+
+
+def _say(text: str) -> None:
+    print(f"  {text} …", file=sys.stderr, flush=True)

@@ -152,6 +152,7 @@ class Engine:
     def __init__(self) -> None:
         self.con = duckdb.connect(":memory:")
         coverage.create(self.con)
+        self.coverage = coverage.Coverage(self.con)
         self.references = References(coverage.COLUMNS)
         self.events: list[Event] = []
         self.world: World = {name: [] for name in RECORDS}
@@ -177,15 +178,16 @@ class Engine:
             self.references.add(RECORDS[name], batch(RECORDS[name], added))
         self._fill(events, gone)
         self._reach([version for added in versions.values() for version in added])
-        coverage.note(self.con)
+        self.coverage.note()
         if noted:
             return []
         self.step_number += 1
         if rolled_back:
             self.con.execute("BEGIN")
-            coverage.update(self.con, self.references, now, self.step_number, self._events_of)
+            self.coverage.update(self.references, now, self.step_number, self._events_of)
             self.con.execute("ROLLBACK")
-        table = coverage.update(self.con, self.references, now, self.step_number, self._events_of)
+            self.coverage.forget()
+        table = self.coverage.update(self.references, now, self.step_number, self._events_of)
         assert table.schema == coverage.SCHEMA
         self.now = now
         times = ("from_at", "to_at", "replaces_from")

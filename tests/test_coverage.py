@@ -146,7 +146,7 @@ def test_an_allocation_that_ceases_to_exist_leaves_nothing() -> None:
     engine.step([allocated, event("allocation", 20, action="released")], 30, VERSIONS)
     (row,) = engine.step([], 30, gone=[allocated])
     assert (row["from_at"], row["reasons"], row["replaces_from"]) == (None, None, 10)
-    assert engine.seen() == [] and coverage.ratios(engine.con) == {}
+    assert engine.seen() == [] and engine.coverage.ratios() == {}
 
 
 def test_a_version_from_after_its_start_leaves_a_running_piece_alone() -> None:
@@ -162,7 +162,7 @@ def test_numbers_beyond_reason_do_not_overflow() -> None:
         [event("allocation", 0, accelerators=most, allocation_id=str(n)) for n in range(3)], 2**57, VERSIONS
     )
     assert engine.seen()[0]["accelerators"] == most
-    assert coverage.ratios(engine.con) == {"unknown": 0.0}
+    assert engine.coverage.ratios() == {"unknown": 0.0}
 
 
 times = st.integers(0, 9)
@@ -245,7 +245,7 @@ def test_one_step_gives_what_a_plain_loop_gives(events: list[Event], versions: W
     engine.step(events, now, versions)
     expected = pieces(events, versions, now)
     assert engine.seen() == expected
-    assert coverage.ratios(engine.con) == pytest.approx(by_site(expected))
+    assert engine.coverage.ratios() == pytest.approx(by_site(expected))
 
 
 @settings(max_examples=20, deadline=None)
@@ -279,12 +279,12 @@ def _any_steps(events: list[Event], versions: World, data: st.DataObject) -> Non
         noted = data.draw(st.integers(0, 4)) == 0
         again = data.draw(st.sampled_from(["in memory", "read again", "rolled back"]))
         if again == "read again":
-            coverage_open.forget(engine.con)
+            engine.coverage.forget()
         engine.step(new, now, world, ending, noted, rolled_back=again == "rolled back")
         if not noted and now is not None:
             expected = pieces(engine.events, engine.world, now)
             assert engine.seen() == expected
-            assert coverage.ratios(engine.con) == pytest.approx(by_site(expected))
+            assert engine.coverage.ratios() == pytest.approx(by_site(expected))
 
 
 def test_memory_is_bounded_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,12 +24,12 @@ from rules.reconciler import (
 from rules.reconciler.coverage_carry import Carried
 from rules.reconciler.coverage_open import TEXTS, Open
 from rules.reconciler.coverage_rows import SCHEMA
-from rules.reconciler.coverage_scope import EventsOf, Scope, watermark
+from rules.reconciler.coverage_scope import BEGINNING, EventsOf, Scope, watermark
 from rules.reconciler.links import COLUMNS
 from rules.reconciler.pieces import cut
 from rules.references import References
 
-__all__ = ["COLUMNS", "SCHEMA", "EventsOf", "create", "note", "ratios", "update", "watermark"]
+__all__ = ["COLUMNS", "SCHEMA", "Coverage", "EventsOf", "create"]
 
 
 def create(con: duckdb.DuckDBPyConnection) -> None:
@@ -39,57 +39,71 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
     coverage_sums.create(con)
 
 
-def note(con: duckdb.DuckDBPyConnection) -> None:
-    """Notes what a step's events and versions reach back to, for the next update; once in every step.
+class Coverage:
+    """The coverage of one state, whose tables `create` has made."""
 
-    Reads the temp tables `new_event`, `gone_event` and `reach_allocation`.
-    """
-    coverage_scope.note(con, watermark(con))
+    def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
+        self._con = con
+        self._held: Open | None = None
 
+    def forget(self) -> None:
+        """Lets what is in memory go, to be read again: to be called when a step is taken back."""
+        self._held = None
 
-def ratios(con: duckdb.DuckDBPyConnection) -> dict[str, float]:
-    """Covered over all allocated accelerator-time for each site that has any, up to the last update."""
-    return coverage_sums.ratios(con, coverage_open.held(con), watermark(con))
+    def note(self) -> None:
+        """Notes what a step's events and versions reach back to, for the next update; once in every step.
 
+        Reads the temp tables `new_event`, `gone_event` and `reach_allocation`.
+        """
+        before = watermark(self._con)
+        if before != BEGINNING:
+            coverage_scope.note(self._con, self._open(), before)
 
-def update(
-    con: duckdb.DuckDBPyConnection, references: References, now: int | None, step: int, events_of: EventsOf
-) -> pa.Table:
-    """Cuts what the steps since the last update have changed; returns the rows to write (SCHEMA).
+    def ratios(self) -> dict[str, float]:
+        """Covered over all allocated accelerator-time for each site that has any, up to the last update."""
+        return coverage_sums.ratios(self._con, self._open(), watermark(self._con))
 
-    Reads `allocation`, `recent_access` and `recent_placement`: at least what is later than the watermark of
-    the last update.
+    def update(self, references: References, now: int | None, step: int, events_of: EventsOf) -> pa.Table:
+        """Cuts what the steps since the last update have changed; returns the rows to write (SCHEMA).
 
-    Args:
-        con: the state.
-        references: all versions known now, with COLUMNS.
-        now: the watermark (µs) now, never less than before; None as long as there is none.
-        step: the number under which the rows are settled.
-        events_of: gives all events of some allocations, of whatever age.
-    """
-    if now is None:
-        return SCHEMA.empty_table()
-    before = watermark(con)
-    assert now >= before, "the watermark went back"
-    con.execute("DELETE FROM coverage_clock")
-    con.execute("INSERT INTO coverage_clock VALUES (make_timestamp(?))", [now])
-    held = coverage_open.take(con)
-    scope = coverage_scope.select(con, held, before, now, events_of)
-    ongoing = _go_on(con, held, scope, references, before, now, step)
-    again = _cut_again(con, held, scope, references, now, step)
-    parts = [*ongoing, *again]
-    if parts:
-        _place(con, [carried.placements for _, carried in again])
-        coverage_sums.record(con, pa.concat_tables([carried.ended for _, carried in parts]))
-        con.execute("DELETE FROM coverage_late")
-    held.keep(
-        con,
-        *(
+        Reads `allocation`, `recent_access` and `recent_placement`: at least what is later than the watermark
+        of the last update.
+
+        Args:
+            references: all versions known now, with COLUMNS.
+            now: the watermark (µs) now, never less than before; None as long as there is none.
+            step: the number under which the rows are settled.
+            events_of: gives all events of some allocations, of whatever age.
+        """
+        if now is None:
+            return SCHEMA.empty_table()
+        con = self._con
+        before = watermark(con)
+        assert now >= before, "the watermark went back"
+        con.execute("DELETE FROM coverage_clock")
+        con.execute("INSERT INTO coverage_clock VALUES (make_timestamp(?))", [now])
+        held, self._held = self._open(), None  # half changed if this fails
+        scope = coverage_scope.select(con, held, before, now, events_of)
+        ongoing = _go_on(con, held, scope, references, before, now, step)
+        again = _cut_again(con, held, scope, references, now, step)
+        parts = [*ongoing, *again]
+        if parts:
+            _place(con, [carried.placements for _, carried in again])
+            coverage_sums.record(con, pa.concat_tables([carried.ended for _, carried in parts]))
+            con.execute("DELETE FROM coverage_late")
+        changed, chained = (
             np.concatenate([np.empty(0, np.int64), *slots])
             for slots in ([part.changed for _, part in parts], [part.chained for _, part in parts])
-        ),
-    )
-    return pa.concat_tables([SCHEMA.empty_table(), *(rows for rows, _ in parts)])
+        )
+        if held.keep(con, changed, chained):
+            self._held = held
+        return pa.concat_tables([SCHEMA.empty_table(), *(rows for rows, _ in parts)])
+
+    def _open(self) -> Open:
+        """The open allocations."""
+        if self._held is None:
+            self._held = Open(self._con)
+        return self._held
 
 
 Part = tuple[pa.Table, Carried]

@@ -6,7 +6,6 @@ what it has changed. When the log has grown much longer than what is open, it is
 
 from collections.abc import Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import duckdb
 import numpy as np
@@ -130,10 +129,10 @@ class Open:
         """Sets the sites of the placements in effect of some slots: `slots[owner]` of each, ascending."""
         self.sites.set(slots, np.bincount(owner, minlength=len(slots)), sites)
 
-    def keep(self, con: duckdb.DuckDBPyConnection, changed: Ints, chained: Ints) -> None:
+    def keep(self, con: duckdb.DuckDBPyConnection, changed: Ints, chained: Ints) -> bool:
         """Ends an update: logs the slots that have changed, and those whose `allocated` event has.
 
-        This must not be used any more.
+        Returns whether this may be used on; where not, it is to be read anew.
         """
         self.number += 1
         con.execute("DELETE FROM coverage_number")
@@ -142,12 +141,12 @@ class Open:
         alive = np.flatnonzero(self["is_open"])
         if max(self._logged // 4, len(self._ids)) <= LEAST + 2 * len(alive):
             self._log(con, changed, chained, changed, chained)
-            _HELD[con] = self
-            return
+            return True
         con.execute("DELETE FROM coverage_chain")
         con.execute("DELETE FROM coverage_open")
         slots = np.arange(len(alive))
         self._log(con, alive, alive, slots, slots)
+        return False
 
     def _log(
         self, con: duckdb.DuckDBPyConnection, changed: Ints, chained: Ints, changed_as: Ints, chained_as: Ints
@@ -189,29 +188,6 @@ class Open:
         order = np.argsort(owner, kind="stable")
         sites = self.texts.intern(placed["site_id"].combine_chunks())
         self.place(distinct, owner[order], sites[known][order])
-
-
-_HELD: WeakKeyDictionary[duckdb.DuckDBPyConnection, Open] = WeakKeyDictionary()
-
-
-def held(con: duckdb.DuckDBPyConnection) -> Open:
-    """The open allocations of a state, to look at: read again if an update was rolled back."""
-    found = _HELD.get(con)
-    if found is None or found.number != _number(con):
-        found = _HELD[con] = Open(con)
-    return found
-
-
-def take(con: duckdb.DuckDBPyConnection) -> Open:
-    """The open allocations of a state, to be changed; nothing of it is left unless `keep` ends it."""
-    found = held(con)
-    forget(con)
-    return found
-
-
-def forget(con: duckdb.DuckDBPyConnection) -> None:
-    """Lets what is in memory go, to be read again."""
-    _HELD.pop(con, None)
 
 
 def create(con: duckdb.DuckDBPyConnection) -> None:

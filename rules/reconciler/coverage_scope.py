@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from rules.asof import Ints
-from rules.reconciler.coverage_open import TEXTS, Open, held
+from rules.reconciler.coverage_open import TEXTS, Open
 from rules.reconciler.pieces import Mask, Named
 
 EventsOf = Callable[[str, str, str], str]
@@ -140,14 +140,12 @@ def watermark(con: duckdb.DuckDBPyConnection) -> int:
     return int(rows[0][0]) if rows else BEGINNING
 
 
-def note(con: duckdb.DuckDBPyConnection, before: int) -> None:
+def note(con: duckdb.DuckDBPyConnection, held: Open, before: int) -> None:
     """Notes which allocations the step's events and versions reach back to, behind `before` (µs)."""
-    if before == BEGINNING:
-        return
     con.execute(_LATE, {"before": before})
     reached = con.sql(_REACHED, params={"before": before}).to_arrow_table().combine_chunks()
     if reached.num_rows:
-        con.register("coverage_reach", reached.filter(pa.array(_is_touched(held(con), reached))))
+        con.register("coverage_reach", reached.filter(pa.array(_is_touched(held, reached))))
         con.execute(_REACH)
         con.unregister("coverage_reach")
 

@@ -82,14 +82,12 @@ def ratios(con: duckdb.DuckDBPyConnection, held: Open, now: int) -> dict[str, fl
     sums: dict[str, tuple[float, float]] = {
         site: (used, covered) for site, used, covered in con.execute(_DONE).fetchall()
     }
-    slots = np.flatnonzero(held["is_open"])
-    site = held["site_id"][slots] + 1
-    weight = np.minimum(held["accelerators"][slots], _MOST).astype(np.float64)
-    running = now - held["from_at"][slots]
-    used = np.bincount(site, weight * (held["micros"][slots] + running))
-    running[~held["covered"][slots]] = 0
-    covered = np.bincount(site, weight * (held["covered_micros"][slots] + running))
-    found = np.flatnonzero(np.bincount(site))
+    weight = np.where(held["is_open"], np.minimum(held["accelerators"], _MOST), 0).astype(np.float64)
+    site = held["site_id"] + 1
+    running = now - held["from_at"]
+    used = np.bincount(site, weight * (held["micros"] + running))
+    covered = np.bincount(site, weight * (held["covered_micros"] + running * held["covered"]))
+    found = np.flatnonzero(used)
     names = held.texts.take(found - 1).to_pylist()
     for name, code in zip(names, found.tolist(), strict=True):
         before = sums.get(name or UNKNOWN, (0.0, 0.0))

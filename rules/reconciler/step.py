@@ -84,6 +84,7 @@ class Reconciler:
         views.create(self._con)
         self._queries = views.compile_all(rules)
         self._seen = Seen(self._con, folder)
+        self._coverage = coverage.Coverage(self._con)
 
     @property
     def position(self) -> int:
@@ -119,7 +120,7 @@ class Reconciler:
         findings.replace(self._con)
         store.keep(self._con, ACCESS)
         store.keep(self._con, PLACEMENT)
-        coverage.note(self._con)
+        self._coverage.note()
         state.put(self._con, "raw_version", given.raw_version)
         if not settle:
             return StepOutput(duplicates=found.duplicates)
@@ -134,6 +135,7 @@ class Reconciler:
     def rollback(self) -> None:
         """Takes the step back; versions learned stay known, which does no harm."""
         self._con.execute("ROLLBACK")
+        self._coverage.forget()
 
     def absorb(self, events: pa.Table, history: pa.Table, step: int, clock: Clock) -> None:
         """Takes what the lake says of findings as put out already: up to `step`, which had come to `clock`.
@@ -220,14 +222,14 @@ class Reconciler:
             latest_broker_time=mark.latest,
             late=mark.late,
             open_findings={(rule, severity): n for rule, severity, n in findings.open_counts(con)},
-            coverage_by_site={} if now is None else coverage.ratios(con),
+            coverage_by_site={} if now is None else self._coverage.ratios(),
             live_sources=len(lively.live),
             silent_sources=len(lively.silent),
         )
 
     def _cover(self, step: int, now: int | None) -> pa.Table:
         """The coverage pieces that the watermark has passed since the last time."""
-        return coverage.update(self._con, self.references, now, step, self._events_of)
+        return self._coverage.update(self.references, now, step, self._events_of)
 
     def _events_of(self, stream: str, table: str, column: str) -> str:
         return store.events_of(self._con, EVENTS[f"custody.{stream}"], table, column)

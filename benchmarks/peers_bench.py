@@ -1,147 +1,132 @@
-"""`peers`: Sekisho's worker, a tutorial Faust agent and a Quix Streams app on one Apache Kafka, in turn.
+"""`peers`: Sekisho's worker beside other stream processors, on one Apache Kafka, in interleaved rounds.
 
-Sekisho does its whole work: strict decoding, as-of join with 100,000 identities, all row rules, findings,
-raw and typed tables, exactly once. The peers read JSON, look up one dictionary, and write nothing.
+Some do the contract's work, some a look-up, some only consume (`peers/systems.py` says what each does and
+skips). All read the same records: those that are slow take the first of them, from topics that hold no more.
 """
 
-import json
-import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.peers.field import Field, Run
+from benchmarks.peers.systems import SEKISHO, SYSTEMS, Kind, System
 from benchmarks.processes import machine
-from benchmarks.shipping import ship
 from benchmarks.size import Size
-from benchmarks.worker_run import Taken, land
+from benchmarks.spread import spread
 from deploy.local_kafka import LocalKafka
-from stream.simulation import bench, shipping
-from stream.simulation.messages import merged
-
-PARTITIONS = 4
-PEERS = {
-    "faust": ["-m", "benchmarks.peers.faust_tutorial", "worker", "--without-web", "--loglevel", "ERROR"],
-    "quix": ["-m", "benchmarks.peers.quix_app"],
-}
-PEER_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
 class Amount:
-    """How many events each system takes; the rate is what counts."""
-
-    sekisho: int
-    peers: int
-
-
-FULL, QUICK = Amount(2_000_000, 200_000), Amount(400_000, 50_000)
-
-
-@dataclass(frozen=True)
-class Result:
-    """`ratio`: how many times as many events a second Sekisho takes; `cpu_ratio`: of its CPU per event."""
+    """Events of the whole, and how often each system runs."""
 
     events: int
-    events_per_second: float
-    cpu_us_per_event: float
-    rss_mb: float
-    ratio: float = 1.0
-    cpu_ratio: float = 1.0
+    rounds: int
+
+
+AMOUNTS = {Size.QUICK: Amount(300_000, 1), Size.USUAL: Amount(1_000_000, 3), Size.FULL: Amount(4_000_000, 5)}
+BARS = {
+    "events_per_second_over_tutorial_faust": (">=", 20.0),
+    "events_per_second_over_best_python_peer": (">=", 2.0),
+    "cpu_over_whole_fetch_consume": ("<=", 3.5),
+}
+"""What is aimed at: Sekisho, with all its work, over the look-up of tutorial Faust, over the fastest Python
+peer whatever that one leaves out, and its CPU per event over that of merely consuming with its transport."""
+
+Runs = Mapping[str, Sequence[Run]]
 
 
 def run(size: Size) -> dict[str, Any]:
-    """Everything on one broker; returns figures by system, and the machine."""
-    amount, about = QUICK if size is Size.QUICK else FULL, machine()
-    made = bench.build()
+    """Everything on one broker; figures by system, ratios, and the machine."""
+    amount, about = AMOUNTS[size], machine()
+    runs: dict[str, list[Run]] = defaultdict(list)
     with LocalKafka() as kafka, tempfile.TemporaryDirectory(prefix="sekisho-bench-") as scratch:
-        folder = Path(scratch)
-        shipping.prepare({"bootstrap_servers": [kafka.bootstrap]}, PARTITIONS)
-        _say("shipping reference records")
-        references = ship(kafka.bootstrap, made.references())
-        _say(f"landing {references:,} reference records")
-        land(kafka.bootstrap, folder, references, 0, PARTITIONS)
-        _say(f"shipping {amount.sekisho:,} events")
-        events = (message for block in made.blocks(amount.sekisho) for message in merged(block))
-        ship(kafka.bootstrap, events)
-        statuses = folder / "statuses.json"
-        statuses.write_text(json.dumps(_statuses(made)))
-        del made
-        _say("measuring sekisho")
-        results = {
-            "sekisho": _result(
-                land(kafka.bootstrap, folder, references + amount.sekisho, references, PARTITIONS)
-            )
-        }
-        for name in PEERS:
-            _say(f"measuring {name}")
-            results[name] = _peer(name, kafka.bootstrap, statuses, amount.peers)
-    return {name: _against(result, results["sekisho"]) for name, result in results.items()} | {
-        "machine": about
-    }
+        field = Field(kafka.bootstrap, Path(scratch), amount.events)
+        _say(f"shipping {amount.events:,} events and the reference versions")
+        field.fill({system.share for system in SYSTEMS})
+        for number in range(1, amount.rounds + 1):
+            for system in (SEKISHO, *SYSTEMS):
+                _say(f"round {number} of {amount.rounds}: {system.name}")
+                runs[system.name].append(field.run(system))
+    by_name = {system.name: system for system in (SEKISHO, *SYSTEMS)}
+    results = {name: _result(by_name[name], taken, runs[SEKISHO.name]) for name, taken in runs.items()}
+    return results | {"machine": about, "ratios": _ratios(runs)}
 
 
 def show(results: Mapping[str, Any]) -> None:
-    """Prints a table."""
-    systems = {key: value for key, value in results.items() if key != "machine"}
-    columns = ("events", "events/s", "µs CPU/event", "MB", "sekisho is × faster", "× CPU of sekisho")
-    table = Table(
-        "peers", *columns, title=f"{results['machine']['cpu']}, {results['machine']['cores']} cores"
-    )
-    for column in table.columns[1:]:
+    """Prints the systems and the ratios aimed at."""
+    about = results["machine"]
+    columns = ("work", "events", "events/s", "µs CPU/event", "MB", "findings", "× faster", "× CPU")
+    table = Table("system", *columns, title=f"{about['cpu']}, {about['cores']} cores")
+    for column in table.columns[2:]:
         column.justify = "right"
-    for system, r in systems.items():
-        figures = (f"{r['events']:,}", f"{r['events_per_second']:,}", f"{r['cpu_us_per_event']:.1f}")
-        table.add_row(system, *figures, f"{r['rss_mb']:,}", f"{r['ratio']:.1f}", f"{r['cpu_ratio']:.1f}")
+    for name, r in results.items():
+        if name not in ("machine", "ratios"):
+            table.add_row(name, *_row(r))
     Console().print(table)
+    for name, (sign, bar) in BARS.items():
+        r = results["ratios"][name]
+        Console().print(f"{name}: {r['median']} ({r['min']} to {r['max']}), aimed at {sign} {bar:g}")
+    Console().print("× faster, × CPU: Sekisho against it, in the median round. MB: largest resident size.")
 
 
-def _result(taken: Taken) -> Result:
-    return Result(
-        taken.events, round(taken.events_per_second), round(taken.cpu_us_per_event, 2), round(taken.rss_mb)
-    )
+def _row(r: Mapping[str, Any]) -> list[str]:
+    findings = "" if r["findings"] is None else f"{r['findings']:,}"
+    if r["findings_differing"]:
+        findings += f" ({r['findings_differing']:,} differ)"
+    return [
+        r["kind"],
+        f"{r['events']:,}",
+        f"{r['events_per_second']['median']:,.0f}",
+        f"{r['cpu_us_per_event']['median']:.1f}",
+        f"{r['rss_mb']['median']:,.0f}",
+        findings,
+        f"{r['sekisho_times_faster']['median']:.1f}",
+        f"{r['cpu_times_sekisho']['median']:.1f}",
+    ]
 
 
-def _against(result: Result, own: Result) -> dict[str, Any]:
-    ratio = own.events_per_second / result.events_per_second
-    cpu = result.cpu_us_per_event / own.cpu_us_per_event
-    return asdict(result) | {"ratio": round(ratio, 1), "cpu_ratio": round(cpu, 1)}
-
-
-def _statuses(made: bench.Bench) -> dict[str, str]:
-    party = {fields["party_id"]: fields["status"] for fields in made.world.references["party"]}
-    return {f["principal"]: party[f["party_id"]] for f in made.world.references["principal"]}
-
-
-def _peer(name: str, bootstrap: str, statuses: Path, events: int) -> Result:
-    result = statuses.with_name(f"{name}.json")
-    environment: Mapping[str, str] = os.environ | {
-        "BENCH_BROKERS": bootstrap,
-        "BENCH_EVENTS": str(events),
-        "BENCH_PARTIES": str(statuses),
-        "BENCH_RESULT": str(result),
-        "PYTHONPATH": str(Path(__file__).parent.parent),
+def _result(system: System, runs: Sequence[Run], own: Sequence[Run]) -> dict[str, Any]:
+    last = runs[-1]
+    return {
+        "kind": system.kind.value,
+        "events": last.taken.events,
+        "events_per_second": spread([run.per_second for run in runs], 0),
+        "cpu_us_per_event": spread([run.cpu for run in runs]),
+        "rss_mb": spread([run.taken.rss_mb for run in runs], 0),
+        "findings": None if last.findings is None else last.findings.found,
+        "findings_of_sekisho": None if last.findings is None else last.findings.sekisho,
+        "findings_differing": None if last.findings is None else last.findings.differing,
+        "sekisho_times_faster": _over(own, runs, lambda run: run.per_second),
+        "cpu_times_sekisho": _over(runs, own, lambda run: run.cpu),
+        "does": system.does,
+        "skips": system.skips,
     }
-    done = subprocess.run(
-        [sys.executable, *PEERS[name]],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PEER_SECONDS,
-        cwd=statuses.parent,
-    )
-    if done.returncode or not result.exists():
-        raise RuntimeError(f"{name} failed: {done.stderr[-800:]}")
-    figures = json.loads(result.read_text())
-    per_second, cpu = events / figures["seconds"], figures["cpu_seconds"] / events * 1e6
-    return Result(events, round(per_second), round(cpu, 2), round(figures["rss_mb"]))
+
+
+def _ratios(runs: Runs) -> dict[str, Any]:
+    own, fetch = runs[SEKISHO.name], runs["whole_fetch_consume"]
+    peers = [runs[s.name] for s in SYSTEMS if s.is_python and s.kind is not Kind.CONSUME and s.name in runs]
+    best = [max(round_, key=lambda run: run.per_second) for round_ in zip(*peers, strict=True)]
+    by_name = {
+        "events_per_second_over_tutorial_faust": _over(own, runs["faust_lookup"], lambda run: run.per_second),
+        "events_per_second_over_best_python_peer": _over(own, best, lambda run: run.per_second),
+        "cpu_over_whole_fetch_consume": _over(own, fetch, lambda run: run.cpu),
+    }
+    assert by_name.keys() == BARS.keys()
+    return by_name
+
+
+def _over(ours: Sequence[Run], theirs: Sequence[Run], figure: Callable[[Run], float]) -> dict[str, Any]:
+    """The ratio in each round: what a busy machine does to both falls out."""
+    return spread([figure(a) / figure(b) for a, b in zip(ours, theirs, strict=True)])
 
 
 def _say(text: str) -> None:

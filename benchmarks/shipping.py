@@ -7,8 +7,8 @@ from confluent_kafka import Producer
 from stream.simulation.messages import Message
 
 
-def ship(bootstrap: str, messages: Iterable[Message]) -> int:
-    """Ships everything and returns how many it was.
+def ship(bootstrap: str, messages: Iterable[Message], prefix: str = "custody.") -> int:
+    """Ships everything to the topics `<prefix><record>` and returns how many it was.
 
     librdkafka ships ten times as fast as kafka-python; how records got there is not measured.
     """
@@ -16,7 +16,7 @@ def ship(bootstrap: str, messages: Iterable[Message]) -> int:
     producer = Producer(settings | {"queue.buffering.max.messages": 500_000, "partitioner": "murmur2_random"})
     count = 0
     for count, message in enumerate(messages, 1):
-        topic, at = f"custody.{message.record}", message.arrival // 1000
+        topic, at = f"{prefix}{message.record}", message.arrival // 1000
         while True:
             try:
                 producer.produce(topic, message.value, message.key, timestamp=at)

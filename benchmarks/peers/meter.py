@@ -1,44 +1,52 @@
-"""What a peer reports: wall time and CPU between its first event and its last, and its largest size."""
+"""What a peer is asked to do, and what it reports: wall time and CPU from its first event to its last."""
 
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmarks.processes import peak_mb
 
 
 class Meter:
-    """Counts events; at the last one it writes the result as JSON and ends the process.
+    """One run of one peer, which is a process of its own.
 
-    The environment says what to do: `BENCH_BROKERS`, `BENCH_EVENTS` (how many to take), `BENCH_PARTIES`
-    (a JSON file: principal → status of its party) and `BENCH_RESULT` (the file to write).
+    The environment says what to do: `BENCH_BROKERS`, `BENCH_TOPICS` (the event topics by record name, as
+    JSON; together they hold exactly `BENCH_EVENTS` events), `BENCH_FOLDER` (for what is written),
+    `BENCH_REFERENCES` (a lake whose reference tables hold every version) and `BENCH_RESULT` (the file for
+    the report).
     """
 
     def __init__(self) -> None:
         self.brokers = os.environ["BENCH_BROKERS"]
+        self.topics: dict[str, str] = json.loads(os.environ["BENCH_TOPICS"])
         self.events = int(os.environ["BENCH_EVENTS"])
-        self.statuses: dict[str, str] = json.loads(Path(os.environ["BENCH_PARTIES"]).read_text())
+        self.folder = Path(os.environ["BENCH_FOLDER"])
+        self.references = Path(os.environ["BENCH_REFERENCES"])
         self.seen = 0
-        self.fired = 0
+        self._result = Path(os.environ["BENCH_RESULT"])
         self._since = (0.0, 0.0)
 
-    def count(self, fired: bool) -> None:
-        """To be called once an event."""
-        if self.seen == 0:
-            self._since = (time.monotonic(), time.process_time())
-        self.seen += 1
-        self.fired += fired
-        if self.seen == self.events:
-            self._report()
+    def begin(self) -> None:
+        """To be called at the first event, before anything is done with it."""
+        self._since = (time.monotonic(), time.process_time())
 
-    def _report(self) -> None:
+    def count(self, events: int = 1) -> bool:
+        """Counts events that are done with, beginning at the first; True when these were the last ones."""
+        if self.seen == 0:
+            self.begin()
+        self.seen += events
+        return self.seen >= self.events
+
+    def report(self, found: Mapping[str, Any] | None = None) -> None:
+        """Writes the result with what was `found`, and ends the process at once.
+
+        How long a peer takes to leave its consumer group and shut down is not measured.
+        """
         seconds = time.monotonic() - self._since[0]
         cpu = time.process_time() - self._since[1]
-        result = {"fired": self.fired, "seconds": seconds, "cpu_seconds": cpu, "rss_mb": peak_mb()}
-        Path(os.environ["BENCH_RESULT"]).write_text(json.dumps(result))
-        os._exit(0)  # at once: how long a peer takes to shut down is not measured
-
-
-RESTRICTED = frozenset({"BY", "CN", "CU", "HK", "IR", "KP", "MO", "RU", "SY", "VE"})
-"""Enough for a peer to look at a second field."""
+        result = {"events": self.seen, "seconds": seconds, "cpu_seconds": cpu, "rss_mb": peak_mb()}
+        self._result.write_text(json.dumps(result | dict(found or {})))
+        os._exit(0)

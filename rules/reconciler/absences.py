@@ -22,20 +22,11 @@ from rules.reconciler.store import TABLE
 DEFAULT_SILENCE_S = 3600
 """How long a source may be silent where no version says (contract 3.6)."""
 
-_EVENT = 't, topic, "partition", "offset", event_id'
 _STRUCT = "{'t': t, 'topic': topic, 'partition': \"partition\", 'offset': \"offset\", 'event_id': event_id}"
 _COLUMNS = (
     "beat BOOLEAN, source VARCHAR, before BIGINT, after BIGINT, "
     't BIGINT, topic VARCHAR, "partition" INTEGER, "offset" BIGINT, event_id VARCHAR, next_t BIGINT'
 )
-_NEW_VALUES = """(
-  SELECT false AS beat, source, source_seq AS "value", epoch_us(t) AS t,
-    topic, "partition", "offset", event_id
-  FROM new_event WHERE source_seq IS NOT NULL
-  UNION ALL
-  SELECT true, source, epoch_us(broker_time), epoch_us(t), topic, "partition", "offset", event_id
-  FROM new_event WHERE broker_time IS NOT NULL)"""
-
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS source_gap ({_COLUMNS});
 CREATE TABLE IF NOT EXISTS source_end (
@@ -62,14 +53,16 @@ UNION SELECT {_ALL} FROM new_event
 """
 # UNION: some of the new events may be kept already
 
-_SPAN = f"""
+_SPAN = """
+CREATE OR REPLACE TEMP TABLE gap_island AS FROM step_island;
 CREATE OR REPLACE TEMP TABLE gap_span AS
-SELECT beat, s.source, low, high, CASE WHEN beat THEN high - low <= {_LEAST_US} ELSE whole END AS whole
-FROM step_span s LEFT JOIN source_bound b ON s.source = b.source;
+SELECT beat, source, min(low) AS low, max(high) AS high, count(*) = 1 AS whole FROM gap_island GROUP BY ALL;
 CREATE OR REPLACE TEMP TABLE gap_edge AS FROM step_edge;
 CREATE OR REPLACE TEMP TABLE source_newest AS FROM step_newest
 """
-# gap_edge: the events with the first or the last value of a stretch; source_newest: what `watermark.py` asks
+# gap_island: the step's values, as stretches whose values lie no further apart than the threshold; gap_span:
+# from where to where they reach; gap_edge: the events with the first or the last value of a stretch;
+# source_newest: what `watermark.py` asks
 
 _LENGTHEN = f"""
 CREATE OR REPLACE TEMP TABLE gap_longer AS
@@ -89,34 +82,10 @@ FROM (
   SELECT beat, source, high AS before, max({_STRUCT}) AS event
   FROM gap_edge d JOIN gap_longer USING (beat, source) WHERE beyond AND d."value" = high GROUP BY ALL) n
 WHERE e.beat = n.beat AND e.source = n.source AND e.after IS NULL;
-DELETE FROM gap_span s USING gap_longer l WHERE s.beat = l.beat AND s.source = l.source
+DELETE FROM gap_span s USING gap_longer l WHERE s.beat = l.beat AND s.source = l.source;
+DELETE FROM gap_island s USING gap_longer l WHERE s.beat = l.beat AND s.source = l.source
 """
 # gap_longer: the sources whose values reach on where the last ones ended, or lie where nothing was missing
-
-_ISLAND = (
-    "CREATE OR REPLACE TEMP TABLE gap_island AS SELECT beat, source, low, high FROM gap_span WHERE whole"
-)
-# gap_island: the step's values, as stretches whose values lie no further apart than the threshold.
-
-_TAKE_APART = f"""
-INSERT INTO gap_island
-WITH valued AS (
-  SELECT DISTINCT beat, source, "value" FROM {_NEW_VALUES} SEMI JOIN (FROM gap_span WHERE NOT whole)
-  USING (beat, source)),
-apart AS (
-  SELECT v.*, "value"::HUGEINT - lag("value") OVER (PARTITION BY beat, v.source ORDER BY "value")
-      > CASE WHEN beat THEN {_LEAST_US} ELSE 1 END AS starts
-  FROM valued v LEFT JOIN source_bound b ON v.source = b.source),
-numbered AS (
-  SELECT *, count(*) FILTER (starts) OVER (PARTITION BY beat, source ORDER BY "value") AS island FROM apart)
-SELECT beat, source, min("value"), max("value") FROM numbered GROUP BY beat, source, island;
-DELETE FROM gap_edge e USING gap_span s WHERE e.beat = s.beat AND e.source = s.source AND NOT s.whole;
-INSERT INTO gap_edge BY NAME
-SELECT * FROM {_NEW_VALUES} SEMI JOIN (
-    SELECT i.beat, i.source, unnest([i.low, i.high]) AS "value"
-    FROM gap_island i JOIN gap_span s ON i.beat = s.beat AND i.source = s.source WHERE NOT s.whole)
-  USING (beat, source, "value")
-"""
 
 _FRESH = f"""
 CREATE OR REPLACE TEMP TABLE gap_fresh AS
@@ -315,8 +284,8 @@ def _work_out_anew(con: duckdb.DuckDBPyConnection, beat: bool) -> None:
 
 
 def _take(con: duckdb.DuckDBPyConnection, new: Iterable[pa.Table] | None) -> None:
-    measured = spans.measure(con, new)
-    tables = {"step_span": measured.spans, "step_edge": measured.edges, "step_newest": measured.newest}
+    measured = spans.measure(con, DEFAULT_SILENCE_S * 1_000_000, new)
+    tables = {"step_island": measured.islands, "step_edge": measured.edges, "step_newest": measured.newest}
     for name, table in tables.items():
         con.register(name, table)
     con.execute(_SPAN)
@@ -325,9 +294,6 @@ def _take(con: duckdb.DuckDBPyConnection, new: Iterable[pa.Table] | None) -> Non
     con.execute(_LENGTHEN)
     if not has_rows(con, "gap_span"):
         return
-    con.execute(_ISLAND)
-    if has_rows(con, "gap_span WHERE NOT whole"):
-        con.execute(_TAKE_APART)
     con.execute(_FRESH)
     con.execute(_HIT if has_rows(con, "gap_over") else _NO_HIT)
     con.execute(_POINTS)

@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format bench soak lock clean
+.PHONY: help setup demo test test-slow lint format bench bench-full soak lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(VENV)/.ready ## create .venv with everything, and .venv/bin/sekisho
 
@@ -39,10 +39,13 @@ format: setup ## format and fix what can be fixed
 soak: setup ## a million events through real Kafka under twenty kills (seven minutes)
 	$(BIN)/python -m tests.soak
 
-bench: $(VENV)/.bench ## throughput beside a tutorial Faust agent and a Quix Streams app
-	$(BIN)/python -m benchmarks peers
+bench: $(VENV)/.bench ## all benchmarks, and the chart of this README (twenty minutes; needs Java 17 and Maven)
+	$(BIN)/python -m benchmarks.everything
 
-bench-%: $(VENV)/.bench ## one benchmark
+bench-full: $(VENV)/.bench ## the same at full size (hours)
+	$(BIN)/python -m benchmarks.everything --full
+
+bench-%: $(VENV)/.bench ## one benchmark: peers, stages, scale, latency, workers, restart, queries, scan, reconciler
 	$(BIN)/python -m benchmarks $*
 
 $(VENV)/.bench: setup requirements/bench.txt

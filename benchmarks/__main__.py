@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+from typing import Any
 
 from benchmarks.size import Size
 
@@ -16,6 +17,11 @@ BENCHMARKS = {
 """What each measures; it is a module `benchmarks.<name>_bench` with `run(size)` and `show(results)`."""
 
 
+def module_of(name: str) -> Any:
+    """The module of a benchmark."""
+    return importlib.import_module(f"benchmarks.{name}_bench")
+
+
 def main() -> None:
     """Run one benchmark."""
     names = "; ".join(f"{name}: {about}" for name, about in BENCHMARKS.items())
@@ -26,7 +32,7 @@ def main() -> None:
     size.add_argument("--quick", action="store_true", help="a look in at most five minutes")
     size.add_argument("--full", action="store_true", help="everything at full size, which may take hours")
     arguments = parser.parse_args()
-    module = importlib.import_module(f"benchmarks.{arguments.name}_bench")
+    module = module_of(arguments.name)
     results = module.run(Size.QUICK if arguments.quick else Size.FULL if arguments.full else Size.USUAL)
     if arguments.json:
         print(json.dumps(results))

@@ -12,6 +12,7 @@ BENCHMARKS = {
     "peers": "Sekisho's worker beside other stream processors, on one topic",
     "queries": "how long the ten questions of docs/questions.md take as the lake grows",
     "reconciler": "the reconciler's events a second as the history grows, and a version that reaches back",
+    "reconciler_latency": "how long until the reconciler finds what one record alone does not show",
     "scan": "`scan` and `replay` beside the live worker, the reconciler's share apart",
 }
 """What each measures; it is a module `benchmarks.<name>_bench` with `run(size)` and `show(results)`."""

@@ -15,6 +15,7 @@ from benchmarks.processes import cpu_seconds
 from stream.processes import sekisho
 
 START_SECONDS = 120.0
+STOP_SECONDS = 180.0  # a reconciler settles what has landed first
 
 
 class Running:
@@ -49,8 +50,8 @@ class Running:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        status = self._process.wait(60)
+            self.ask_to_stop()
+        status = self._process.wait(STOP_SECONDS)
         if status != 0 and kind is None:
             raise RuntimeError(f"it ended with status {status}: {self.said}")
 
@@ -62,9 +63,11 @@ class Running:
     def said(self) -> str:
         return self._log.read_text(errors="replace")[-500:]
 
-    def stop(self) -> float:
-        """Ends it in good order; returns the CPU seconds of its whole life."""
+    def ask_to_stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
+
+    def ended(self) -> float:
+        """Waits for its end in good order; returns the CPU seconds of its whole life."""
         _, status, spent = os.wait4(self.pid, 0)
         self._process.returncode = os.waitstatus_to_exitcode(status)
         if self._process.returncode != 0:

@@ -72,13 +72,12 @@ class Seen:
     """A commit and the files it added, with the Unix time at which its log entry had its name."""
 
     at: float
-    version: int
     rows: int
     files: tuple[Path, ...]
 
 
 class Commits(_Watch):
-    """Commits to one table of a lake from now on."""
+    """Commits of rows to one table of a lake from now on."""
 
     def __init__(self, lake: Path, table: str) -> None:
         super().__init__()
@@ -100,7 +99,8 @@ class Commits(_Watch):
                 adds = [add for add in adds if add]
                 rows = sum(json.loads(add["stats"])["numRecords"] for add in adds)
                 files = tuple(self._table / unquote(add["path"]) for add in adds)
-                self.seen.append(Seen(at, self._next, rows, files))
+                if files:
+                    self.seen.append(Seen(at, rows, files))
                 self._next += 1
 
 

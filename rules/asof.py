@@ -114,11 +114,35 @@ class Intervals:
 
     def at(self, keys: Ints, times: Ints) -> Ints:
         """The value of each key at each time; -1 where the key has none (or is -1)."""
-        low, count = self._runs.spans(keys)
+        rows, low, _ = self._last(keys, times)
         starts, ends, values = (self._runs.column(index) for index in range(3))
         found = np.full(len(keys), -1, np.int64)
+        wanted = times[rows]
+        hit = (starts[low] <= wanted) & (wanted < ends[low])
+        found[rows[hit]] = values[low[hit]]
+        return found
+
+    def until(self, keys: Ints, times: Ints) -> Ints:
+        """The time before which each key keeps the value that it has at the given time, or goes on having
+        none; FOREVER where it always does."""
+        rows, low, past = self._last(keys, times)
+        starts, ends = self._runs.column(0), self._runs.column(1)
+        found = np.full(len(keys), FOREVER)
+        wanted = times[rows]
+        following = np.minimum(low + 1, past - 1)
+        next_start = np.where(low + 1 < past, starts[following], FOREVER)
+        ended = np.where(wanted < ends[low], ends[low], next_start)
+        found[rows] = np.where(wanted < starts[low], starts[low], ended)
+        return found
+
+    def _last(self, keys: Ints, times: Ints) -> tuple[Ints, Ints, Ints]:
+        """(which of the keys have intervals; of these the row of the last that starts by the time, or else of
+        the first; and the row after the key's last)."""
+        low, count = self._runs.spans(keys)
+        starts = self._runs.column(0)
         rows = np.flatnonzero(count > 0)
         low, count, wanted = low[rows], count[rows], times[rows]
+        past = low + count
         many = np.flatnonzero(count > 1)
         while len(many):  # binary search, all keys in step, for the last interval that starts by then
             half = count[many] >> 1
@@ -127,9 +151,7 @@ class Intervals:
             low[many] = np.where(later, middle, low[many])
             count[many] = np.where(later, count[many] - half, half)
             many = many[count[many] > 1]
-        hit = (starts[low] <= wanted) & (wanted < ends[low])
-        found[rows[hit]] = values[low[hit]]
-        return found
+        return rows, low, past
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,10 @@ class Bindings:
         owners, (members,) = self._members.gather(values[several] - _SETS)
         return np.concatenate((single, several[owners])), np.concatenate((values[single], members))
 
+    def until(self, principals: pa.Array, at: Ints) -> Ints:
+        """The time before which each principal has the same candidates as at the given time."""
+        return self._intervals.until(self._names.find(principals), at)
+
     def _list(self, principals: Ints, bindings: Ints) -> None:
         """Remember that these bindings name these principals."""
         changed = np.unique(principals)

@@ -134,6 +134,11 @@ class References:
         assert record.name in self._stores, f"{record.name} is not joined by id"
         return self._versions[record.name].at(ids, at)
 
+    def until(self, record: Record, ids: pa.Array, at: Ints) -> Ints:
+        """The time (µs) before which `at` gives for each id what it gives at this time, as far as is known;
+        FOREVER where it always does."""
+        return self._versions[record.name].until(ids, at)
+
     def resolve(self, principals: pa.Array, at: Ints) -> tuple[Ints, Ints]:
         """(row of the party each principal resolves to or -1, number of its candidates) at each time.
 
@@ -149,6 +154,13 @@ class References:
         resolved[owners] = rows
         resolved[number != 1] = -1
         return resolved, number
+
+    def resolved_until(self, principals: pa.Array, at: Ints) -> Ints:
+        """The time (µs) before which `resolve` gives for each principal what it gives at this time."""
+        found = self._bindings.until(principals, at)
+        owners, parties = self._bindings.candidates(principals, at)
+        np.minimum.at(found, owners, self._versions[PARTY.name].intervals.until(parties, at[owners]))
+        return found
 
     def ids(self, record: Record, rows: Ints) -> pa.StringArray:
         """The id of each row; null for -1."""

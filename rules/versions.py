@@ -115,6 +115,10 @@ class Versions:
         """The row of the version of each id (as by `identity`) in force at each time, or -1."""
         return self.intervals.at(self.keys.find(ids), at)
 
+    def until(self, ids: pa.Array, at: Ints) -> Ints:
+        """The time before which each id has the same version in force, or none, as at the given time."""
+        return self.intervals.until(self.keys.find(ids), at)
+
     def rows_of(self, keys: Ints) -> tuple[Ints, Ints]:
         """(position within `keys`, row) of all versions and tombstones of these keys."""
         groups, (rows,) = self._lists.gather(keys)

@@ -98,6 +98,11 @@ def test_at_finds_the_highest_priority_in_force(groups: list[list[tuple[int, int
     keys, times = np.array(asked, np.int64).T
     expected = [_in_force(groups[key], t) if 0 <= key < len(groups) else -1 for key, t in asked]
     assert intervals.at(keys, times).tolist() == expected
+    until = intervals.until(keys, times)
+    assert (until > times).all()
+    for key, t, end in zip(keys.tolist(), times.tolist(), until.tolist(), strict=True):
+        later = np.arange(t, min(end, 14))
+        assert len(set(intervals.at(np.full(len(later), key), later).tolist())) == 1
 
 
 def _adjacent(flat: Segments) -> Iterator[tuple[Segments, Segments]]:

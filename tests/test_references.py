@@ -105,6 +105,11 @@ def test_principals_resolve_through_bindings_in_force(
     resolved = [found[0] if len(found) == 1 else None for found in expected]
     assert references.ids(PARTY, rows).to_pylist() == [v and v.id for v in resolved]
     assert references.numbers(PARTY, rows).to_pylist() == [v and v.number for v in resolved]
+    until = references.resolved_until(ids, times)
+    assert (until > times).all()
+    for (principal, t), end, row in zip(grid, until.tolist(), rows.tolist(), strict=True):
+        same = [references.resolve(pa.array([principal]), np.array([at]))[0][0] for at in range(t, end)[:3]]
+        assert set(same) == {row}
 
 
 @given(

@@ -16,13 +16,14 @@ from rules.asof import Ints
 from rules.reconciler import (
     coverage_calls,
     coverage_carry,
+    coverage_links,
     coverage_open,
     coverage_rows,
     coverage_scope,
     coverage_sums,
 )
 from rules.reconciler.coverage_carry import Carried
-from rules.reconciler.coverage_open import TEXTS, Open
+from rules.reconciler.coverage_open import Open
 from rules.reconciler.coverage_rows import SCHEMA
 from rules.reconciler.coverage_scope import BEGINNING, EventsOf, Scope, watermark
 from rules.reconciler.links import COLUMNS
@@ -126,14 +127,8 @@ def _go_on(
     for calls, slots in coverage_calls.read(con, held, others, before, now):
         part = _carried_scope(held, slots)
         ongoing = coverage_calls.cut(calls, held, slots, now)
-        allocations = pa.RecordBatch.from_pydict(
-            {
-                **{name: held.text(name, slots) for name in TEXTS},
-                "accelerators": pa.array(held["accelerators"][slots]),
-            }
-        )
-        judged = coverage_rows.judge(ongoing.pieces, ongoing.running, allocations, ongoing.sites, references)
-        rows = coverage_rows.rows(part, judged, step)
+        judged = coverage_links.go_on(held, slots, ongoing.pieces, references)
+        rows = coverage_rows.rows(part, judged, held.texts, references, step)
         parts.append((rows, coverage_carry.go_on(held, part, judged, ongoing)))
     return parts
 
@@ -145,9 +140,9 @@ def _cut_again(
     parts = []
     for part, events in coverage_scope.read(con, scope):
         pieces, running, last = cut(events.named, now)
-        judged = coverage_rows.judge(pieces, running, events.allocations, events.sites, references)
-        rows = coverage_rows.rows(part, judged, step)
-        parts.append((rows, coverage_carry.carry(held, part, events, judged, last)))
+        judged, until = coverage_links.judge(held, pieces, running, events, references)
+        rows = coverage_rows.rows(part, judged, held.texts, references, step)
+        parts.append((rows, coverage_carry.carry(held, part, events, judged, until, last)))
     return parts
 
 

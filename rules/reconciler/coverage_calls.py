@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 
 from rules.asof import Ints
-from rules.growing import ranges
-from rules.reconciler.coverage_open import Open, numbered
-from rules.reconciler.pieces import Mask, Pieces, Running, keys
+from rules.reconciler.coverage_open import Open
+from rules.reconciler.pieces import Mask, Pieces, keys
 
 _READ = """
 SELECT
@@ -43,13 +41,11 @@ class Calls:
 
 @dataclass(frozen=True)
 class Ongoing:
-    """Pieces of the allocations in `slots`, which are the groups; the ids of the sites that `running`
-    numbers; where each group's last piece begins, and since when an access shows how (-1: none does)."""
+    """Pieces of the allocations in `slots`, which are the groups and the chain; where each group's last piece
+    begins, and since when an access shows how (-1: none does)."""
 
     slots: Ints
     pieces: Pieces
-    running: Running
-    sites: pa.StringArray
     from_at: Ints
     how_at: Ints
 
@@ -102,21 +98,4 @@ def cut(calls: Calls, held: Open, slots: Ints, now: int) -> Ongoing:
     runs[pasts - 1] = True
     kept = np.flatnonzero(end > start)
     pieces = Pieces(owner[kept], start[kept], end[kept], owner[kept], how[kept], runs[kept])
-    return Ongoing(
-        slots,
-        pieces,
-        *_running(held, slots, pieces.group),
-        start[pasts - 1],
-        np.where(shown <= now, shown, -1),
-    )
-
-
-def _running(held: Open, slots: Ints, group: Ints) -> tuple[Running, pa.StringArray]:
-    """(the sites in effect at pieces of the given groups, the sites' ids)."""
-    firsts, counts = held.sites.spans(slots)
-    codes = numbered(held.sites.column(0)[ranges(firsts, counts)], held.texts)
-    site = codes.indices.fill_null(-1).to_numpy().astype(np.int64)
-    offsets = np.cumsum(counts) - counts
-    rows = ranges(offsets[group], counts[group])
-    piece = np.repeat(np.arange(len(group)), counts[group])
-    return Running(piece, site[rows], rows), codes.dictionary
+    return Ongoing(slots, pieces, start[pasts - 1], np.where(shown <= now, shown, -1))

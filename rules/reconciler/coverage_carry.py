@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from rules.asof import Ints
 from rules.reconciler.coverage_calls import Ongoing
+from rules.reconciler.coverage_links import Judged
 from rules.reconciler.coverage_open import TEXTS, Open, Values
-from rules.reconciler.coverage_rows import Judged
 from rules.reconciler.coverage_scope import Events, Scope
 from rules.reconciler.coverage_sums import ENDED
 from rules.reconciler.pieces import Last
@@ -27,9 +27,9 @@ class Carried:
     placements: pa.Table | None = None
 
 
-def carry(held: Open, scope: Scope, events: Events, judged: Judged, last: Last) -> Carried:
+def carry(held: Open, scope: Scope, events: Events, judged: Judged, until: Ints, last: Last) -> Carried:
     """Carries allocations that were cut from events of all kinds; all their time goes into the sums, of
-    a late one all there ever was."""
+    a late one all there ever was. `until`: how long the links of each piece hold."""
     pieces = judged.pieces
     goes_on = scope.slots[~scope.late & (scope.slots >= 0)]
     before = _summed(held, goes_on)
@@ -41,14 +41,15 @@ def carry(held: Open, scope: Scope, events: Events, judged: Judged, last: Last) 
     piece = piece[last.group]
     named, chain = events.named, pa.array(last.chain)
     slots = held.slots(scope.ids.take(pa.array(last.group)))
-    sites = np.append(held.texts.intern(judged.sites), -1)
     columns: dict[str, Values] = {
         "is_open": np.ones(len(slots), bool),
         "from_at": last.start,
         "written": piece >= 0,
         "how_at": last.how_at,
-        "site_id": np.append(sites[judged.links.site], -1)[piece],
-        "covered": np.append(judged.covered, False)[piece],
+        "site_id": np.append(judged.site, -1)[piece],
+        "links": np.append(judged.links, 0)[piece],
+        "party": np.append(judged.party, -1)[piece],
+        "until": np.append(until, 0)[piece],
         "micros": np.zeros(len(slots), np.int64),
         "covered_micros": np.zeros(len(slots), np.int64),
         "allocated_at": named.allocation_at[last.chain],
@@ -57,8 +58,8 @@ def carry(held: Open, scope: Scope, events: Events, judged: Judged, last: Last) 
         **{name: held.texts.intern(events.allocations[name].take(chain)) for name in TEXTS},
     }
     held.set(slots, columns)
-    _place(held, slots, last, events, sites)
-    ended = _ended(scope.ids, judged, np.flatnonzero(~pieces.open))
+    _place(held, slots, last, events)
+    ended = _ended(held, scope.ids, judged, np.flatnonzero(~pieces.open))
     return Carried(
         np.union1d(was_open, slots),
         slots,
@@ -69,12 +70,12 @@ def carry(held: Open, scope: Scope, events: Events, judged: Judged, last: Last) 
 
 def go_on(held: Open, scope: Scope, judged: Judged, ongoing: Ongoing) -> Carried:
     """Carries allocations that only accesses have named."""
-    pieces, slots = judged.pieces, scope.slots
-    site = np.append(held.texts.intern(judged.sites), -1)[judged.links.site]
+    pieces, slots, site = judged.pieces, scope.slots, judged.site
     last = np.append(np.flatnonzero(pieces.group[1:] != pieces.group[:-1]), len(site) - 1)
     stays = pieces.open | (site == site[last][pieces.group])
     moved = held["site_id"][slots] != site[last]
-    left = pa.concat_tables([_summed(held, slots[moved]), _ended(scope.ids, judged, np.flatnonzero(~stays))])
+    ended = _ended(held, scope.ids, judged, np.flatnonzero(~stays))
+    left = pa.concat_tables([_summed(held, slots[moved]), ended])
     micros, covered_micros = (np.where(moved, 0, held[name][slots]) for name in ("micros", "covered_micros"))
     for sums, rows in (
         (micros, np.flatnonzero(stays & ~pieces.open)),
@@ -86,7 +87,7 @@ def go_on(held: Open, scope: Scope, judged: Judged, ongoing: Ongoing) -> Carried
         "written": pieces.open[last],
         "how_at": ongoing.how_at,
         "site_id": site[last],
-        "covered": judged.covered[last],
+        "links": judged.links[last],
         "micros": micros,
         "covered_micros": covered_micros,
     }
@@ -94,12 +95,13 @@ def go_on(held: Open, scope: Scope, judged: Judged, ongoing: Ongoing) -> Carried
     return Carried(slots, slots[:0], left)
 
 
-def _place(held: Open, slots: Ints, last: Last, events: Events, sites: Ints) -> None:
+def _place(held: Open, slots: Ints, last: Last, events: Events) -> None:
     position = np.full(int(events.named.placement_group.max(initial=-1)) + 1, -1, np.int64)
     within = last.group < len(position)
     position[last.group[within]] = np.flatnonzero(within)
     owner = position[events.named.placement_group[last.placement]]
     mine = owner >= 0
+    sites = np.append(held.texts.intern(events.sites), -1)
     held.place(slots, owner[mine], sites[events.named.site[last.placement[mine]]])
 
 
@@ -116,13 +118,13 @@ def _placements(scope: Scope, events: Events, last: Last) -> pa.Table:
     )
 
 
-def _ended(ids: pa.StringArray, judged: Judged, rows: Ints) -> pa.Table:
+def _ended(held: Open, ids: pa.StringArray, judged: Judged, rows: Ints) -> pa.Table:
     """Pieces that have ended, as ENDED."""
-    pieces, site = judged.pieces, judged.links.site[rows]
+    pieces = judged.pieces
     columns = [
         ids.take(pa.array(pieces.group[rows])),
-        judged.sites.take(pa.array(site, mask=site < 0)),
-        judged.allocations["accelerators"].take(pa.array(pieces.chain[rows])),
+        held.texts.take(judged.site[rows]),
+        pa.array(judged.accelerators[pieces.chain[rows]]),
         pa.array(pieces.end[rows] - pieces.start[rows]),
         pa.array(judged.covered[rows]),
     ]

@@ -4,7 +4,7 @@ Each has a *slot*, a small number; what is known of it is in arrays by slot. An 
 what it has changed. When the log has grown much longer than what is open, it is written anew.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import duckdb
@@ -34,11 +34,14 @@ _PIECE = {
     "written": "BOOLEAN",
     "how_at": "BIGINT",
     "site_id": "VARCHAR",
-    "covered": "BOOLEAN",
+    "links": "UTINYINT",
     "micros": "BIGINT",
     "covered_micros": "BIGINT",
 }
 _COLUMNS = _CHAIN | _PIECE
+_DTYPES = {"BIGINT": np.int64, "VARCHAR": np.int32, "BOOLEAN": np.bool_, "UTINYINT": np.uint8}
+_UNKEPT = {"party": np.int32, "until": np.int64}
+"""What is known only as long as it is in memory."""
 
 
 def _columns(types: Mapping[str, str]) -> str:
@@ -74,8 +77,10 @@ class Open:
     """The open allocations after update `number`; times are int64 µs.
 
     By slot, of the `allocated` event in effect: `allocated_at`, TEXTS, `accelerators`, `requested`. Of the
-    last piece: `from_at`, whether it is `written`, its `site_id`, and whether it is `covered`. `how_at`:
-    since when an access shows how, -1 if none does. `micros`: the time of the pieces before it at the same
+    last piece: `from_at`, whether it is `written`, its `site_id` and its `links` (as `coverage_links` adds
+    them up). They, but for how, and its `party` (a row of `References`) hold for every piece that begins
+    before `until`; 0: they must be judged. `how_at`: since when an access shows how, -1 if none does.
+    `micros`: the time of the pieces before it at the same
     site with the same accelerators, `covered_micros` of it with all links. Texts are numbers in `texts`, -1
     for null.
     """
@@ -87,9 +92,8 @@ class Open:
         self.sites = Runs(1)
         """By slot the sites of the placements in effect, in the order of the placements."""
         self._ids = Keys()
-        self._columns = {
-            name: Growing(np.bool_ if type == "BOOLEAN" else np.int64) for name, type in _COLUMNS.items()
-        }
+        kept = {name: _DTYPES[type] for name, type in _COLUMNS.items()}
+        self._columns = {name: Growing(dtype) for name, dtype in (kept | _UNKEPT).items()}
         self._logged = 0
         self._read(con)
 
@@ -110,7 +114,7 @@ class Open:
 
     def text(self, name: str, slots: Ints) -> pa.DictionaryArray:
         """A column of texts, of some slots."""
-        return numbered(self[name][slots], self.texts)
+        return numbered(self[name][slots], self.texts.take)
 
     def slots(self, ids: pa.Array) -> Ints:
         """The slots of these allocations, which get one where they have none."""
@@ -195,14 +199,14 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(_CREATE)
 
 
-def numbered(codes: Ints, texts: Keys) -> pa.DictionaryArray:
+def numbered(codes: Ints, texts: Callable[[Ints], pa.StringArray]) -> pa.DictionaryArray:
     """Texts by their numbers, with a dictionary of only those that occur; -1 is null."""
-    occurs = np.zeros(len(texts) + 1, bool)
+    occurs = np.zeros(int(codes.max(initial=-1)) + 2, bool)
     occurs[codes] = True
     occurs[-1] = False
-    position = np.cumsum(occurs) - 1
-    indices = pa.array(position[codes].astype(np.int32), mask=codes < 0)
-    return pa.DictionaryArray.from_arrays(indices, texts.take(np.flatnonzero(occurs)))
+    position = np.cumsum(occurs, dtype=np.int32) - 1
+    indices = pa.array(position[codes], mask=codes < 0)
+    return pa.DictionaryArray.from_arrays(indices, texts(np.flatnonzero(occurs)))
 
 
 def _number(con: duckdb.DuckDBPyConnection) -> int:

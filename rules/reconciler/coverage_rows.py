@@ -1,23 +1,23 @@
-"""Judges pieces and makes the rows of them that are to be written."""
+"""The rows of pieces that are to be written."""
 
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
 from rules.asof import Ints
-from rules.reconciler import links
+from rules.keys import Keys
+from rules.reconciler.coverage_links import LINKS, Judged
+from rules.reconciler.coverage_open import numbered
 from rules.reconciler.coverage_scope import Scope
-from rules.reconciler.links import Links
-from rules.reconciler.pieces import Mask, Pieces, Running
+from rules.reconciler.pieces import Pieces
 from rules.references import References
 from schemas.record import TIME
+from schemas.reference import PARTY
 from schemas.tables import COVERAGE
 
 SCHEMA = pa.schema([field for field in COVERAGE if field.name != "ingested_at"])
 """The rows to write: `coverage` before landing."""
-
-LINKS = ("who", "how", "where", "under_what")
 
 _REASONS = pa.array(
     [[name for bit, name in enumerate(LINKS) if not code >> bit & 1] for code in range(16)],
@@ -26,48 +26,13 @@ _REASONS = pa.array(
 """The links that are missing, by the sum of 2 ** position of those that are there."""
 
 
-@dataclass(frozen=True)
-class Judged:
-    """Pieces with everything that is known of them.
-
-    `codes` numbers, of each piece, `_REASONS`; `allocations` has the rows that `pieces.chain` numbers;
-    `sites` the ids that `links.site` numbers.
-    """
-
-    pieces: Pieces
-    links: Links
-    codes: Ints
-    allocations: pa.RecordBatch
-    sites: pa.StringArray
-
-    @property
-    def covered(self) -> Mask:
-        return self.codes == len(_REASONS) - 1
-
-
-def judge(
-    pieces: Pieces,
-    running: Running,
-    allocations: pa.RecordBatch,
-    sites: pa.StringArray,
-    references: References,
-) -> Judged:
-    """Judges the pieces; for the arguments see `links.judge`, of `allocations` also `accelerators`."""
-    found = links.judge(pieces, running, allocations, sites, references)
-    codes = np.zeros(len(pieces.start), np.int64)
-    for bit, flag in enumerate((found.who, pieces.how, found.where, found.under_what)):
-        codes |= flag.astype(np.int64) << bit
-    return Judged(pieces, found, codes, allocations, sites)
-
-
-def rows(scope: Scope, judged: Judged, step: int) -> pa.Table:
+def rows(scope: Scope, judged: Judged, texts: Keys, references: References, step: int) -> pa.Table:
     """What to write (SCHEMA) of the allocations of a scope."""
     kept = _kept(scope, judged.pieces)
+    written = _written(scope, judged, kept, texts, references, step)
     if not scope.voids.any():
-        return _written(scope, judged, kept, step)
-    return pa.concat_tables(
-        [_written(scope, judged, kept, step), _voids(scope, judged.pieces.group[kept], step)]
-    )
+        return written
+    return pa.concat_tables([written, _voids(scope, judged.pieces.group[kept], step)])
 
 
 def _kept(scope: Scope, pieces: Pieces) -> Ints:
@@ -77,27 +42,27 @@ def _kept(scope: Scope, pieces: Pieces) -> Ints:
     return np.flatnonzero(~scope.late[pieces.group] | (pieces.end >= scope.limit[pieces.group]))
 
 
-def _written(scope: Scope, judged: Judged, kept: Ints, step: int) -> pa.Table:
-    pieces = judged.pieces
-    group, start, codes, site = (
-        values[kept] for values in (pieces.group, pieces.start, judged.codes, judged.links.site)
-    )
-    chain = pa.array(pieces.chain[kept])
+def _written(
+    scope: Scope, judged: Judged, kept: Ints, texts: Keys, references: References, step: int
+) -> pa.Table:
+    pieces = judged.pieces[kept]
+    links = judged.links[kept]
     first = np.ones(len(kept), bool)
-    first[1:] = group[1:] != group[:-1]
-    replaces = first & scope.replaces[group]
+    first[1:] = pieces.group[1:] != pieces.group[:-1]
+    replaces = first & scope.replaces[pieces.group]
+    limit = np.minimum(pieces.start, scope.limit[pieces.group])
     columns = {
-        "allocation_id": scope.ids.take(pa.array(group)),
-        "party_id": judged.links.party_id.take(pa.array(kept)).dictionary_decode(),
-        "site_id": judged.sites.take(pa.array(site, mask=site < 0)),
-        "model": judged.allocations["model"].take(chain).dictionary_decode(),
-        "accelerators": judged.allocations["accelerators"].take(chain),
-        "from_at": pa.array(start, TIME),
-        "to_at": pa.array(pieces.end[kept], TIME),
-        **{name: pa.array((codes >> bit & 1).astype(bool)) for bit, name in enumerate(LINKS)},
-        "reasons": _REASONS.take(pa.array(codes)),
-        "open": pa.array(pieces.open[kept]),
-        "replaces_from": pa.array(np.minimum(start, scope.limit[group]), TIME, mask=~replaces),
+        "allocation_id": scope.ids.take(pa.array(pieces.group)),
+        "party_id": numbered(judged.party[kept], partial(references.ids, PARTY)).dictionary_decode(),
+        "site_id": numbered(judged.site[kept], texts.take).dictionary_decode(),
+        "model": numbered(judged.model[pieces.chain], texts.take).dictionary_decode(),
+        "accelerators": pa.array(judged.accelerators[pieces.chain]),
+        "from_at": pa.array(pieces.start, TIME),
+        "to_at": pa.array(pieces.end, TIME),
+        **{name: pa.array((links & 1 << bit).astype(bool)) for bit, name in enumerate(LINKS)},
+        "reasons": _REASONS.take(pa.array(links)),
+        "open": pa.array(pieces.open),
+        "replaces_from": pa.array(limit, TIME, mask=~replaces),
         "step": pa.array(np.full(len(kept), step)),
     }
     return pa.table(columns, SCHEMA)

@@ -39,10 +39,9 @@ WHERE allocation_id IS NOT NULL AND t <= make_timestamp($before)
 GROUP BY allocation_id
 """
 
-_REACHED = """
-SELECT allocation_id, epoch_us(min(from_t)) AS from_t FROM reach_allocation
-WHERE from_t <= make_timestamp($before) GROUP BY allocation_id
-"""
+_REACHED = (
+    "SELECT allocation_id, epoch_us(min(from_t)) AS from_t FROM reach_allocation GROUP BY allocation_id"
+)
 _REACH = "INSERT INTO coverage_late SELECT allocation_id, make_timestamp(from_t), false FROM coverage_reach"
 
 _PASSED = "t > make_timestamp({before}) AND t <= make_timestamp({now})"
@@ -143,20 +142,24 @@ def watermark(con: duckdb.DuckDBPyConnection) -> int:
 def note(con: duckdb.DuckDBPyConnection, held: Open, before: int) -> None:
     """Notes which allocations the step's events and versions reach back to, behind `before` (µs)."""
     con.execute(_LATE, {"before": before})
-    reached = con.sql(_REACHED, params={"before": before}).to_arrow_table().combine_chunks()
+    reached = con.sql(_REACHED).to_arrow_table().combine_chunks()
     if reached.num_rows:
-        con.register("coverage_reach", reached.filter(pa.array(_is_touched(held, reached))))
+        late = _reach(held, _column(reached, "allocation_id"), _ints(_column(reached, "from_t")), before)
+        con.register("coverage_reach", reached.filter(pa.array(late)))
         con.execute(_REACH)
         con.unregister("coverage_reach")
 
 
-def _is_touched(held: Open, reached: pa.Table) -> Mask:
-    """Whether a version touches a piece: the one that still runs was judged at its start, and it does not
-    reach that far back."""
-    slots = held.find(_column(reached, "allocation_id"))
-    touched = slots < 0
-    touched[~touched] = _ints(_column(reached, "from_t"))[~touched] <= held["from_at"][slots[~touched]]
-    return touched
+def _reach(held: Open, ids: pa.Array, from_t: Ints, before: int) -> Mask:
+    """Which of these allocations versions from some time on make late: not those whose last piece began
+    before it, since a piece is judged at its start. What begins later is judged anew."""
+    slots = held.find(ids)
+    is_open = slots >= 0
+    opened = slots[is_open]
+    held.set(opened, {"until": np.minimum(held["until"][opened], from_t[is_open])})
+    late = from_t <= before
+    late[is_open] &= from_t[is_open] <= held["from_at"][opened]
+    return late
 
 
 def select(con: duckdb.DuckDBPyConnection, held: Open, before: int, now: int, events_of: EventsOf) -> Scope:

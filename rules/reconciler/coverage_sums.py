@@ -8,6 +8,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from rules.reconciler.coverage_links import ALL
 from rules.reconciler.coverage_open import Open
 
 UNKNOWN = "unknown"
@@ -86,7 +87,7 @@ def ratios(con: duckdb.DuckDBPyConnection, held: Open, now: int) -> dict[str, fl
     site = held["site_id"] + 1
     running = now - held["from_at"]
     used = np.bincount(site, weight * (held["micros"] + running))
-    covered = np.bincount(site, weight * (held["covered_micros"] + running * held["covered"]))
+    covered = np.bincount(site, weight * (held["covered_micros"] + running * (held["links"] == ALL)))
     found = np.flatnonzero(used)
     names = held.texts.take(found - 1).to_pylist()
     for name, code in zip(names, found.tolist(), strict=True):

@@ -18,10 +18,10 @@ COLUMNS = frozenset({"P.status", "A.party_ids", "A.skus", "A.site_ids"})
 
 @dataclass(frozen=True)
 class Links:
-    """One value per piece: the resolved party, the site of the latest placement in effect at a known one (its
-    number, -1 for none), and the links that need versions."""
+    """One value per piece: the resolved party (its row in `References`, -1 for none), the site of the latest
+    placement in effect at a known one (its number, -1 for none), and the links that need versions."""
 
-    party_id: pa.DictionaryArray
+    party: Ints
     site: Ints
     who: Mask
     where: Mask
@@ -45,16 +45,37 @@ def judge(
         sites: the ids of the sites.
         references: what is known now.
     """
-    party_id, who = _who(pieces, allocations, references)
+    party, who = _who(pieces, allocations, references)
     site, where = _where(pieces, running, sites, references)
-    covered = _covered(pieces, running, allocations, party_id, sites, references)
+    covered = _covered(pieces, running, allocations, party, sites, references)
     harmless = ~_mask(controlled(allocations["model"]))
-    return Links(party_id, site, who, where, covered | harmless[pieces.chain])
+    return Links(party, site, who, where, covered | harmless[pieces.chain])
 
 
-def _who(
-    pieces: Pieces, allocations: pa.RecordBatch, references: References
-) -> tuple[pa.DictionaryArray, Mask]:
+def until(
+    pieces: Pieces,
+    running: Running,
+    allocations: pa.RecordBatch,
+    sites: pa.StringArray,
+    references: References,
+) -> Ints:
+    """The time (µs) before which a piece of the same allocation and the same placements has the same links
+    that need versions; for the arguments see `judge`."""
+    principal = _of(allocations, "principal", pieces)
+    sent = _of(allocations, "party_id_sent", pieces)
+    found = np.where(
+        _mask(sent.is_valid()),
+        references.until(PARTY, sent, pieces.start),
+        references.resolved_until(principal, pieces.start),
+    )
+    named = _of(allocations, "authorization_id", pieces)
+    found = np.minimum(found, references.until(AUTHORIZATION, named, pieces.start))
+    ids = _numbered(running.site, sites)
+    np.minimum.at(found, running.piece, references.until(SITE, ids, pieces.start[running.piece]))
+    return found
+
+
+def _who(pieces: Pieces, allocations: pa.RecordBatch, references: References) -> tuple[Ints, Mask]:
     """(the party that each piece's allocation resolves to, whether it is verified) at the piece's start."""
     sent = _of(allocations, "party_id_sent", pieces)
     principal = _of(allocations, "principal", pieces)
@@ -67,9 +88,7 @@ def _who(
         rows[ask] = references.resolve(principal.take(pa.array(ask)), pieces.start[ask])[0]
     distinct, inverse = _distinct(rows)
     (status,) = references.columns(PARTY, distinct, ["status"])
-    verified = _mask(pc.equal(status, "verified").fill_null(False))
-    ids = references.ids(PARTY, distinct).dictionary_encode()
-    return ids.take(pa.array(inverse)), verified[inverse]
+    return rows, _mask(pc.equal(status, "verified").fill_null(False))[inverse]
 
 
 def _where(
@@ -91,7 +110,7 @@ def _covered(
     pieces: Pieces,
     running: Running,
     allocations: pa.RecordBatch,
-    party_id: pa.DictionaryArray,
+    party: Ints,
     sites: pa.StringArray,
     references: References,
 ) -> Mask:
@@ -102,7 +121,7 @@ def _covered(
     parties, models, places = references.columns(AUTHORIZATION, distinct, ["party_ids", "skus", "site_ids"])
     keys = model_keys(allocations["model"]).dictionary_encode()
     covered = rows >= 0
-    covered &= _holds(parties, which, party_id)
+    covered &= _holds(parties, which, references.ids(PARTY, party).dictionary_encode())
     covered &= _holds(models, which, keys.take(pa.array(pieces.chain)))
     held = _holds(places, which[running.piece], _numbered(running.site, sites))
     covered[running.piece[~held]] = False

@@ -4,7 +4,7 @@ All in columns: an event is a row, its allocation a small number (its *group*), 
 computed per piece in Python, and nothing but the versions in force (`links.py`) is missing from the result.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,9 @@ class Pieces:
     chain: Ints
     how: Mask
     open: Mask
+
+    def __getitem__(self, rows: Ints) -> "Pieces":
+        return Pieces(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 @dataclass(frozen=True)

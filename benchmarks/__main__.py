@@ -8,9 +8,10 @@ from typing import Any
 from benchmarks.size import Size
 
 BENCHMARKS = {
-    "latency": "from a record's append to its finding and to its row, at several rates",
+    "stages": "µs of CPU per event in each stage of the worker, by stream",
+    "scale": "CPU per event as reference versions, rules, partitions, sizes and bad records grow",
+    "restart": "seconds from the start of a worker to its first landed event",
     "peers": "Sekisho's worker beside other stream processors, on one topic",
-    "queries": "how long the ten questions of docs/questions.md take as the lake grows",
     "reconciler": "the reconciler's events a second as the history grows, and a version that reaches back",
     "reconciler_latency": "how long until the reconciler finds what one record alone does not show",
     "scan": "`scan` and `replay` beside the live worker, the reconciler's share apart",

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from aiokafka.consumer import fetcher
@@ -13,7 +14,7 @@ from stream.fetches import COLUMNS, Fetch, install
 from stream.simulation.messages import Encoded, Message
 
 PARTITIONS = 4
-BATCH_ROWS = 20_000  # of a micro-batch: the worker's default
+BATCH_ROWS, BATCH_BYTES = 20_000, 16 << 20  # of a micro-batch: the worker's defaults
 FETCH_BYTES = 1 << 20  # what a fetch brings of one partition: aiokafka's default
 _MAGIC, _NO_COMPRESSION = 2, 0
 
@@ -29,14 +30,15 @@ class Sent:
 
 
 def sent(blocks: Iterable[Sequence[Encoded]]) -> list[list[Sent]]:
-    """The events of some blocks in micro-batches of about BATCH_ROWS, in the order of each stream.
+    """The events of some blocks in micro-batches of at most BATCH_ROWS or BATCH_BYTES, each stream in order.
 
     A micro-batch has of every stream the part that the stream has of its block.
     """
     next_offset: dict[tuple[str, int], int] = {}
     batches = []
     for block in blocks:
-        parts = -(-sum(map(len, block)) // BATCH_ROWS)
+        size = sum(len(value) for stream in block for value in stream.values)
+        parts = ceil(max(sum(map(len, block)) / BATCH_ROWS, size / BATCH_BYTES))
         for part in range(parts):
             batch: list[Sent] = []
             for stream in block:

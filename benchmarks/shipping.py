@@ -1,25 +1,44 @@
 """Ships the bench profile's records to Kafka, before anything is measured."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from confluent_kafka import Producer
 
 from stream.simulation.messages import Message
 
 
-def ship(bootstrap: str, messages: Iterable[Message], prefix: str = "custody.") -> int:
-    """Ships everything to the topics `<prefix><record>` and returns how many it was.
+def ship_empty(bootstrap: str, counts: Mapping[str, int]) -> None:
+    """Ships so many empty records to partition 0 of each topic."""
+    topics = (topic for topic, count in counts.items() for _ in range(count))
+    _ship(bootstrap, ({"topic": topic, "value": b"", "partition": 0} for topic in topics))
 
-    librdkafka ships ten times as fast as kafka-python; how records got there is not measured.
-    """
+
+def ship(bootstrap: str, messages: Iterable[Message], prefix: str = "custody.") -> int:
+    """Ships everything to the topics `<prefix><record>` and returns how many it was."""
+    return _ship(
+        bootstrap,
+        (
+            {
+                "topic": f"{prefix}{message.record}",
+                "value": message.value,
+                "key": message.key,
+                "timestamp": message.arrival // 1000,
+            }
+            for message in messages
+        ),
+    )
+
+
+def _ship(bootstrap: str, records: Iterable[dict[str, Any]]) -> int:
+    """librdkafka ships ten times as fast as kafka-python; how records got there is not measured."""
     settings = {"bootstrap.servers": bootstrap, "linger.ms": 50, "batch.size": 1 << 20}
     producer = Producer(settings | {"queue.buffering.max.messages": 500_000, "partitioner": "murmur2_random"})
     count = 0
-    for count, message in enumerate(messages, 1):
-        topic, at = f"{prefix}{message.record}", message.arrival // 1000
+    for count, record in enumerate(records, 1):
         while True:
             try:
-                producer.produce(topic, message.value, message.key, timestamp=at)
+                producer.produce(**record)
                 break
             except BufferError:
                 producer.poll(0.1)

@@ -21,7 +21,10 @@ PARTY_VERSIONS, ACCOUNTS, ASSETS = 3, 4, 2
 GROUP = PARTY_VERSIONS + ACCOUNTS + 1 + ASSETS
 MODEL = "NVIDIA H100 SXM"
 SITES = ("ishikari-1", "tomakomai-2")
-SOURCES = tuple(f"{name}/{site}" for site in SITES for name in ("slurm", "kube", "iam", "apigw"))
+SOURCES = tuple(f"{name}/{SITES[0]}" for name in ("slurm", "kube", "power", "iam", "apigw", "bastion"))
+BROKER = "P-broker"
+"""Every party may be reached through it."""
+COUNTRIES = ["AU", "BR", "CA", "DE", "FR", "GB", "JP", "KR", "NL", "SG", "US"]
 ACCOUNT, SERIAL = "iam-isk1:user", "1652401"
 """What the names of accounts and serials begin with; their numbers follow."""
 NOW = 1_772_323_200_000_000  # 2026-03-01T00:00:00Z, µs
@@ -97,6 +100,7 @@ def _party(party: Ints, screening: Ints) -> Fields:
         "legal_name": named("Company ", party),
         "country": same("JP", rows),
         "hq_country": same("JP", rows),
+        "brokers": same([BROKER], rows, pa.list_(pa.string())),
         "verified_at": begins,
         "review_due_at": same(NOW + 365 * DAY, rows),
         "screened_at": begins,
@@ -128,7 +132,7 @@ def _authorization(party: Ints) -> Fields:
         "models": _alone(same(MODEL, rows)),
         "site_ids": same(list(SITES), rows, pa.list_(pa.string())),
         "methods": same(["direct", "brokered", "remote"], rows, pa.list_(pa.string())),
-        "remote_countries": same(["JP", "US"], rows, pa.list_(pa.string())),
+        "remote_countries": same(COUNTRIES, rows, pa.list_(pa.string())),
         "conditions": _alone(report),
     }
 

@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-EXTRAS = {"runtime": ["embedded"], "dev": ["embedded", "dev"], "bench": ["embedded", "dev", "bench"]}
+EXTRAS = {
+    "runtime": ["embedded", "fast"],
+    "dev": ["embedded", "fast", "dev"],
+    "bench": ["embedded", "fast", "dev", "bench"],
+}
 
 
 def lock(name: str) -> None:

@@ -1,11 +1,14 @@
 """The strict columnar decoder: a batch of payloads to typed columns, at about the cost of parsing them.
 
 It answers as `rows.decode_row` would for every payload (tests/test_columns.py and tests/fuzz_decoders.py
-hold it to that). `json_parse` parses what is sound; the value checks of the contract run here on whole
-columns; whatever is left over goes through the row decoder and is put back in its place.
+hold it to that). `json_flat` and `json_parse`, in turn, parse what is sound; the value checks of the contract
+run here on whole columns; whatever is left over goes through the row decoder and is put back in its place.
 """
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +16,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.json_guards import Ints, Mask
-from schemas.json_parse import parse, parse_schema, views
+from schemas.json_parse import Parsed, parse, parse_schema, views
 from schemas.record import MAX_BYTES, Field, Record, Type
 from schemas.rows import Rejected, Row, decode_row
 from schemas.times import mask, parse_dates, parse_times
+
+WORTH_LOADING = 2_000
+"""Payloads in one batch for which `json_flat` is loaded. That takes most of a second, and some more where it
+has not been compiled yet; once it is there, it takes batches of any size."""
+
+_RARE = 32
+"""Where at most one payload in so many is left over by `json_flat`, it is decoded by row at once: most are
+wrong, and a parser that stumbles begins again."""
 
 _SPACES = np.array([chr(byte).encode() in b" \t\r\n" for byte in range(256)], dtype=bool)
 
@@ -67,10 +78,9 @@ def decode(record: Record, values: pa.BinaryArray) -> Decoded:
     reasons = _Reasons(len(values))
     framed = _sort_out(values, reasons)
     left = reasons.unset
-    parts = parse(record, values if len(framed) == len(values) else values.take(pa.array(framed)))
-    rows = framed[np.concatenate([part_rows for _, part_rows in parts])] if parts else framed[:0]
+    tables, rows = _parse(record, values, framed)
     left[rows] = False
-    table, faults = _check(record, _one_batch(record, [table for table, _ in parts]))
+    table, faults = _check(record, _one_batch(record, tables))
     accepted = faults.unset
     if not accepted.all():
         reasons.place(faults, rows)
@@ -93,6 +103,31 @@ def _sort_out(values: pa.BinaryArray, reasons: _Reasons) -> Ints:
     for _ in range(2):  # lines of a Windows file end in a carriage return
         ends = ends - (_SPACES[data[ends]] & (ends > offsets[rows]))
     return rows[(data[offsets[rows]] == ord("{")) & (data[ends] == ord("}"))]
+
+
+def _parse(record: Record, values: pa.BinaryArray, rows: Ints) -> tuple[list[pa.Table], Ints]:
+    """Tables of payloads in braces, which lie at `rows`, and the rows that they are of."""
+    tables: list[pa.Table] = []
+    done = [rows[:0]]
+    for parser in _parsers(len(values)):
+        if tables and len(rows) <= len(values) // _RARE:
+            break
+        parts = parser(record, values if len(rows) == len(values) else values.take(pa.array(rows)))
+        if parts:
+            taken = np.concatenate([part_rows for _, part_rows in parts])
+            tables += [table for table, _ in parts]
+            done.append(rows[taken])
+            rows = np.delete(rows, taken)
+    return tables, np.concatenate(done)
+
+
+def _parsers(count: int) -> list[Callable[[Record, pa.BinaryArray], list[Parsed]]]:
+    """What may parse so many payloads, the fastest first."""
+    if "schemas.json_flat" in sys.modules or (count >= WORTH_LOADING and find_spec("numba")):
+        from schemas.json_flat import parse_flat
+
+        return [parse_flat, parse]
+    return [parse]
 
 
 def _one_batch(record: Record, tables: list[pa.Table]) -> pa.RecordBatch:
@@ -122,14 +157,15 @@ def _by_row(
 def _splice(
     record: Record, table: pa.RecordBatch, rows: Ints, decoded: list[Row], places: list[int]
 ) -> tuple[pa.RecordBatch, Ints]:
-    """Put rows decoded one by one into their places among the others."""
-    if not decoded:
+    """Add rows decoded one by one, and put all into the order of their positions."""
+    if decoded:
+        others = pa.RecordBatch.from_pylist(decoded, schema=record.schema)
+        table = pa.Table.from_batches([table, others]).combine_chunks().to_batches()[0]
+        rows = np.concatenate([rows, np.array(places, dtype=np.int64)])
+    if (np.diff(rows) > 0).all():
         return table, rows
-    others = pa.RecordBatch.from_pylist(decoded, schema=record.schema)
-    joined = pa.Table.from_batches([table, others]).combine_chunks().to_batches()[0]
-    positions = np.concatenate([rows, np.array(places, dtype=np.int64)])
-    order = np.argsort(positions)
-    return joined.take(pa.array(order)), positions[order]
+    order = np.argsort(rows)
+    return table.take(pa.array(order)), rows[order]
 
 
 def _check(record: Record, parsed: pa.RecordBatch) -> tuple[pa.RecordBatch, _Reasons]:

@@ -62,7 +62,7 @@ def parse(record: Record, values: pa.BinaryArray) -> list[Parsed]:
     parser = _Parser(record)
     return [
         part
-        for start, end in _pieces(values)
+        for start, end in pieces(values, PIECE)
         for part in parser.piece(values.slice(start, end - start), np.arange(start, end))
     ]
 
@@ -84,10 +84,10 @@ def _parse_field(field: Field) -> pa.Field:
     return field.arrow
 
 
-def _pieces(values: pa.BinaryArray) -> list[tuple[int, int]]:
-    """Ranges of payloads of about `PIECE` bytes."""
+def pieces(values: pa.BinaryArray, size: int) -> list[tuple[int, int]]:
+    """Ranges of payloads of about `size` bytes."""
     offsets, _ = views(values)
-    cuts = np.flatnonzero(np.diff((offsets[1:] - offsets[0]) // PIECE)) + 1
+    cuts = np.flatnonzero(np.diff((offsets[1:] - offsets[0]) // size)) + 1
     bounds = [0, *cuts.tolist(), len(values)]
     return [(start, end) for start, end in pairwise(bounds) if start < end]
 
@@ -151,7 +151,7 @@ class _Parser:
         suspected = np.zeros(len(lines), dtype=bool)
         if lines.data.min() == 0:
             suspected |= with_byte(lines.data, lines.offsets, 0)
-        if not _is_utf8(lines.tail(0)):
+        if not is_utf8(lines.tail(0)):
             suspected |= ~np.fromiter(map(_decodes, values.to_pylist()), dtype=bool, count=len(values))
         return self._settle(lines.but(suspected))
 
@@ -263,7 +263,8 @@ def _null_blanks(values: pa.BinaryArray) -> pa.BinaryArray:
     return pc.replace_substring_regex(values, pattern=rb':[ \t\r\n]*""', replacement=b":\tnull")
 
 
-def _is_utf8(joined: pa.Buffer) -> bool:
+def is_utf8(joined: pa.Buffer) -> bool:
+    """Whether the bytes are valid UTF-8."""
     ends = pa.py_buffer(np.array([0, joined.size], dtype=np.int64))
     try:
         pa.Array.from_buffers(pa.large_string(), 1, [None, ends, joined]).validate(full=True)

@@ -30,6 +30,7 @@ _TIME = re.compile(
 )
 _WHOLE_TIME = f"^{_TIME.pattern}$"
 _NANOSECONDS = r"^(.{19}\.[0-9]{6})[0-9]{1,3}([Z+-].*)$"
+_SHORTEST_NANOSECONDS = len("2026-03-01T00:00:00.1234567Z")
 
 
 def parse_date(text: str) -> dt.date | None:
@@ -94,7 +95,9 @@ def mask(flags: pa.BooleanArray) -> Mask:
 
 def _cast_the_right(texts: pa.StringArray) -> pa.TimestampArray:
     """Cast with nulls for what is wrong: nanoseconds cut, the form checked, and one by one if need be."""
-    cut = pc.replace_substring_regex(texts, pattern=_NANOSECONDS, replacement=r"\1\2")
+    cut = texts
+    if (pc.max(pc.binary_length(texts)).as_py() or 0) >= _SHORTEST_NANOSECONDS:
+        cut = pc.replace_substring_regex(texts, pattern=_NANOSECONDS, replacement=r"\1\2")
     formed = pc.if_else(pc.match_substring_regex(cut, _WHOLE_TIME), cut, None)
     try:
         return formed.cast(TIME)

@@ -9,24 +9,30 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from typing import Any
+from unittest import mock
 
 import click
 import pyarrow as pa
 import pytest
 
-from schemas import json_parse
+from schemas import columns, json_parse
 from schemas.columns import decode
 from schemas.events import EVENTS
 from schemas.record import Field, Record, Type
 from schemas.reference import REFERENCES
-from schemas.rows import Rejected, decode_row
+from schemas.rows import Rejected, Row, decode_row
 from tests.plain import tables
 from tests.plain.values import Reason
 from tests.plain.values import decode as decode_plainly
 
 RECORDS: list[Record] = [*EVENTS.values(), *REFERENCES.values()]
 PLAIN = {**tables.EVENTS, **tables.REFERENCES}
+PARSERS = [columns._parsers(0)]
+"""Without numba, and, where it is installed, with it."""
+if find_spec("numba"):
+    PARSERS.append(columns._parsers(columns.WORTH_LOADING))
 Payloads = list[bytes | None]
 
 TIMES = (
@@ -203,12 +209,20 @@ def check(record: Record, payloads: Payloads, cut: int = 0) -> Counter[str]:
             reading = Rejected(plainly.text) if isinstance(plainly, Reason) else plainly
             assert row == reading, f"row {row!r}, plainly {reading!r} of {one!r}"
     values = pa.array(payloads, pa.binary())[cut:]
-    decoded = decode(record, values)
+    for parsers in PARSERS:
+        with mock.patch.object(columns, "_parsers", lambda _, parsers=parsers: parsers):
+            _check_columns(record, payloads[cut:], expected[cut:], decode(record, values))
+    return Counter(row.reason if isinstance(row, Rejected) else "accepted" for row in expected)
+
+
+def _check_columns(
+    record: Record, payloads: Payloads, expected: list[Row | Rejected], decoded: columns.Decoded
+) -> None:
     decoded.table.validate(full=True)
     reasons = [row.reason if isinstance(row, Rejected) else None for row in expected]
-    for place, (reason, wanted) in enumerate(zip(decoded.reasons.to_pylist(), reasons[cut:], strict=True)):
-        assert reason == wanted, f"columns {reason!r}, row {wanted!r} of {payloads[cut + place]!r}"
-    accepted = [(place, row) for place, row in enumerate(expected[cut:]) if not isinstance(row, Rejected)]
+    for place, (reason, wanted) in enumerate(zip(decoded.reasons.to_pylist(), reasons, strict=True)):
+        assert reason == wanted, f"columns {reason!r}, row {wanted!r} of {payloads[place]!r}"
+    accepted = [(place, row) for place, row in enumerate(expected) if not isinstance(row, Rejected)]
     assert decoded.rows.tolist() == [place for place, _ in accepted]
     assert decoded.rows.dtype == "int64"
     assert decoded.table.schema == record.schema
@@ -217,9 +231,8 @@ def check(record: Record, payloads: Payloads, cut: int = 0) -> Counter[str]:
         for (place, _), found, wanted_row in zip(
             accepted, decoded.table.to_pylist(), wanted_rows.to_pylist(), strict=True
         ):
-            assert found == wanted_row, f"of {payloads[cut + place]!r}"
+            assert found == wanted_row, f"of {payloads[place]!r}"
         raise AssertionError("the batches differ, though their rows do not")
-    return Counter(reason or "accepted" for reason in reasons)
 
 
 def check_seed(seed: int, patch: Callable[[str, Any], None]) -> Counter[str]:

@@ -8,13 +8,14 @@ from typing import Any
 from benchmarks.size import Size
 
 BENCHMARKS = {
-    "stages": "µs of CPU per event in each stage of the worker, by stream",
-    "scale": "CPU per event as reference versions, rules, partitions, sizes and bad records grow",
-    "restart": "seconds from the start of a worker to its first landed event",
     "peers": "Sekisho's worker beside other stream processors, on one topic",
     "reconciler": "the reconciler's events a second as the history grows, and a version that reaches back",
     "reconciler_latency": "how long until the reconciler finds what one record alone does not show",
+    "restart": "seconds from the start of a worker to its first landed event",
+    "scale": "CPU per event as reference versions, rules, partitions, sizes and bad records grow",
     "scan": "`scan` and `replay` beside the live worker, the reconciler's share apart",
+    "stages": "µs of CPU per event in each stage of the worker, by stream",
+    "workers": "one, two and three workers on one topic, a worker's memory over time, and what fleets need",
 }
 """What each measures; it is a module `benchmarks.<name>_bench` with `run(size)` and `show(results)`."""
 

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,21 +28,28 @@ class Filled:
     events: int
     runs: int = 0
 
-    def land(self, *options: str) -> Taken:
-        """Lands all events with a new worker, in a lake that has the references only."""
+    def land(self, *options: str, workers: int = 1) -> Taken:
+        """Lands all events with a new worker, or several, in a lake that has the references only."""
         folder = self.folder / f"run-{self.runs}"
         self.runs += 1
         shutil.copytree(self.folder / "lake", folder / "lake")
         total = self.references + self.events
-        taken = land(self.kafka.bootstrap, folder, total, self.references, self.partitions, *options)
+        taken = land(
+            self.kafka.bootstrap, folder, total, self.references, self.partitions, *options, workers=workers
+        )
         shutil.rmtree(folder)
         return taken
 
 
 @contextmanager
-def filled(partitions: int, references: Iterable[Message], events: Iterable[Message]) -> Iterator[Filled]:
-    """A broker of its own with both, its topics in so many partitions each."""
-    with _broker() as (kafka, folder):
+def filled(
+    partitions: int,
+    references: Iterable[Message],
+    events: Iterable[Message],
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Filled]:
+    """A broker of its own with both, its topics in so many partitions each; `settings` are the broker's."""
+    with _broker(settings) as (kafka, folder):
         shipping.prepare(_connection(kafka), partitions)
         known = ship(kafka.bootstrap, references)
         land(kafka.bootstrap, folder, known, 0, partitions)
@@ -64,10 +71,10 @@ def with_versions(partitions: int, count: int, events: Iterable[Message]) -> Ite
 
 
 @contextmanager
-def _broker() -> Iterator[tuple[LocalKafka, Path]]:
+def _broker(settings: Mapping[str, str] | None = None) -> Iterator[tuple[LocalKafka, Path]]:
     folder = Path(tempfile.mkdtemp(prefix="sekisho-bench-"))
     try:
-        with LocalKafka() as kafka:
+        with LocalKafka(settings=settings) as kafka:
             yield kafka, folder
     finally:
         shutil.rmtree(folder)

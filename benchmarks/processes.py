@@ -14,8 +14,17 @@ def cpu_seconds(pid: int) -> float:
 
 def peak_mb(pid: int | str = "self") -> float:
     """Largest resident size of a process so far (`ru_maxrss` counts its parent's at the fork)."""
+    return _status_mb(pid, "VmHWM")
+
+
+def resident_mb(pid: int | str = "self") -> float:
+    """Resident size of a process now."""
+    return _status_mb(pid, "VmRSS")
+
+
+def _status_mb(pid: int | str, name: str) -> float:
     status = (Path("/proc") / str(pid) / "status").read_text().splitlines()
-    return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) / 1024
+    return int(next(line for line in status if line.startswith(f"{name}:")).split()[1]) / 1024
 
 
 def machine() -> dict[str, object]:

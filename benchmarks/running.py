@@ -1,5 +1,6 @@
 """`sekisho worker` and `sekisho reconciler` as processes that are watched from outside."""
 
+import contextlib
 import os
 import re
 import select
@@ -76,10 +77,13 @@ class Running:
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels. Raises RuntimeError when the process has ended."""
-        if self._process.poll() is not None:
-            raise RuntimeError(f"it ended: {self.said}")
-        with urllib.request.urlopen(self._url, timeout=30) as answer:
-            text = answer.read().decode()
+        try:
+            with urllib.request.urlopen(self._url, timeout=30) as answer:
+                text = answer.read().decode()
+        except OSError as error:  # most likely it is about to end
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
+            raise RuntimeError(f"it answers no more ({error}): {self.said}") from error
         found = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
         return sum(float(value) for value in found)
 

@@ -89,7 +89,7 @@ bindings = histories(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(parties, bindings, st.data())
 def test_principals_resolve_through_bindings_in_force(
     parties: list[Version], bindings: list[Version], data: st.DataObject

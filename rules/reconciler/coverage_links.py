@@ -11,7 +11,8 @@ import pyarrow as pa
 from rules.asof import Ints
 from rules.growing import ranges
 from rules.reconciler import links
-from rules.reconciler.coverage_open import TEXTS, Open, numbered
+from rules.reconciler.coverage_log import TEXTS
+from rules.reconciler.coverage_open import Open, numbered
 from rules.reconciler.coverage_scope import Events
 from rules.reconciler.links import Links
 from rules.reconciler.pieces import Mask, Pieces, Running

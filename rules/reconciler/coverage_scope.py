@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from rules.asof import Ints
-from rules.reconciler.coverage_open import TEXTS, Open
+from rules.reconciler.coverage_log import TEXTS
+from rules.reconciler.coverage_open import Open
 from rules.reconciler.pieces import Mask, Named
 
 EventsOf = Callable[[str, str, str], str]

@@ -1,46 +1,35 @@
-"""Judges a batch: every row rule of a stream as one bit of an integer mask, computed by DuckDB over Arrow
-columns.
+"""Judges a batch: every row rule of a stream, computed by DuckDB over Arrow columns.
 
-One query per level (rows, their serials, the conditions of their authorizations). A condition that is null
-does not fire. Subjects are written, again in SQL, only for what fired; nothing else leaves the columns. A
-judge has no clock, no state between batches and no say in what the batch is: it may be called by any number
-of callers in turn, but by one at a time.
+One query per level (rows, their serials, the conditions of their authorizations; `rules/level.py`). A
+condition that is null does not fire. Subjects are written only for what fired; nothing else leaves the
+columns. A judge has no clock, no state between batches and no say in what the batch is: it may be called by
+any number of callers in turn, but by one at a time.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rules import subjects, vocabulary
+from rules.level import Compiled, Fired, Joined, Level
 from rules.rule import Kind, Rule, RuleError, Status
+from rules.subjects import Subject
 from rules.vocabulary import Expression
 from schemas.errors import SekishoError
 from schemas.events import EVENTS
 from schemas.record import Record
 
-BITS = 62  # rules of one mask column; a sum of their bits stays a positive BIGINT
+BITS = 62  # rules of one mask; it stays a positive BIGINT
 
 FIRINGS = pa.schema([("row", pa.int64()), ("rule_id", pa.string()), ("subject", pa.string())])
 """What fired: one line per row, rule and subject, sorted by them. `row` is a position in the joined rows."""
 
 _VERDICTS = pa.list_(pa.string())
-_NAIVE = pa.timestamp("us")
-
-
-class Joined(Protocol):
-    """A joined batch (`rules.join.Joined`): rows, and their serials and conditions with a `row` position."""
-
-    @property
-    def rows(self) -> pa.RecordBatch: ...
-    @property
-    def serials(self) -> pa.RecordBatch: ...
-    @property
-    def conditions(self) -> pa.RecordBatch: ...
 
 
 @dataclass(frozen=True)
@@ -83,6 +72,11 @@ class Judge:
             names = frozenset[str]().union(*(level.element for level in levels if level.each == each))
         return frozenset(name for name in names if "." in name)
 
+    def levels_of(self, record: Record) -> frozenset[str]:
+        """Whether rules of the stream go through `serials` or `conditions`."""
+        levels = self._program(record, completed=False).levels
+        return frozenset(level.each for level in levels if level.each is not None)
+
     def judge(self, record: Record, joined: Joined, completed: bool = False) -> Judgement:
         """Judges the events of one stream.
 
@@ -94,12 +88,9 @@ class Judge:
         Raises:
             SekishoError: a rule cannot be computed on these values, e.g. its arithmetic overflows.
         """
-        count = joined.rows.num_rows
         program = self._program(record, completed)
-        masks = [np.zeros(count, dtype=np.int64) for _ in range(program.words)]
-        fired = [level.run(joined, masks) for level in program.levels]
-        verdicts = program.verdicts(masks) if count else pa.array([], _VERDICTS)
-        return Judgement(verdicts, program.firings(fired))
+        fired = [found for level in program.levels for found in level.run(joined)]
+        return Judgement(program.verdicts(joined.rows.num_rows, fired), program.firings(fired))
 
     def _program(self, record: Record, completed: bool) -> "_Program":
         key = (record.name, completed)
@@ -132,8 +123,8 @@ def connect() -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def translate(rule: Rule, record: Record, completed: bool = False) -> tuple[Expression, Expression]:
-    """(condition, subject) of a rule as SQL over one stream's columns.
+def translate(rule: Rule, record: Record, completed: bool = False) -> tuple[Expression, Subject]:
+    """(condition, subject) of a rule over one stream's columns.
 
     Raises:
         RuleError: the condition or the subject uses what the stream or level does not have.
@@ -145,163 +136,30 @@ def translate(rule: Rule, record: Record, completed: bool = False) -> tuple[Expr
         raise RuleError(f"{rule.path}: {error}") from None
 
 
-@dataclass(frozen=True)
-class _Compiled:
-    index: int  # position among the stream's rules: word index // BITS, bit index % BITS
-    rule: Rule
-    condition: Expression
-    subject: Expression
-
-
-@dataclass(frozen=True)
-class _Fired:
-    """Parallel arrays, one item per firing."""
-
-    row: np.ndarray
-    index: np.ndarray
-    subject: pa.StringArray
-
-    @staticmethod
-    def none() -> "_Fired":
-        return _Fired(np.empty(0, np.int64), np.empty(0, np.int64), pa.array([], pa.string()))
-
-
-class _Level:
-    """The rules of one stream that look at rows (`each` None), serials or conditions.
-
-    With the optimizers off DuckDB converts every column it is handed, so a query gets only those that it
-    names.
-    """
-
-    def __init__(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        record: Record,
-        each: str | None,
-        rules: Sequence[_Compiled],
-    ) -> None:
-        self._connection, self._record, self.each, self._rules = connection, record, each, rules
-        self._condition = _union(rule.condition for rule in rules)
-        both = _union([self._condition, *(rule.subject for rule in rules)])
-        self.columns, self.element = both.columns, both.element
-        self._words = sorted({rule.index // BITS for rule in rules})
-        self._mask_sql = _select([self._word(word) for word in self._words])
-
-    def _word(self, word: int) -> str:
-        terms = [
-            f"CASE WHEN {rule.condition.sql} THEN {1 << rule.index % BITS}::BIGINT ELSE 0::BIGINT END"
-            for rule in self._rules
-            if rule.index // BITS == word
-        ]
-        return f"{' + '.join(terms)} AS w{word}"
-
-    def run(self, joined: Joined, masks: list[np.ndarray]) -> _Fired:
-        """Sets the bits of what fires in the rows' masks and returns the firings."""
-        row = self._rows_of(joined)
-        if not len(row):
-            return _Fired.none()
-        words = self._query(self._mask_sql, self._batch(joined, self._condition, row, None))
-        found = np.stack([words[f"w{word}"] for word in self._words])
-        assert found.shape == (len(self._words), len(row))
-        where = np.flatnonzero(found.any(axis=0))
-        if not len(where):
-            return _Fired.none()
-        found = found[:, where]
-        for number, word in enumerate(self._words):
-            np.bitwise_or.at(masks[word], row[where], found[number])
-        return self._fired(joined, row, where, dict(zip(self._words, found, strict=True)))
-
-    def _rows_of(self, joined: Joined) -> np.ndarray:
-        """For each row or element of the level, the position of its joined row."""
-        if self.each is None:
-            return np.arange(joined.rows.num_rows)
-        return getattr(joined, self.each).column("row").to_numpy()
-
-    def _fired(
-        self, joined: Joined, row: np.ndarray, where: np.ndarray, words: Mapping[int, np.ndarray]
-    ) -> _Fired:
-        hits = [
-            (rule, np.flatnonzero(words[rule.index // BITS] >> rule.index % BITS & 1)) for rule in self._rules
-        ]
-        hits = [(rule, hit) for rule, hit in hits if len(hit)]
-        written = self._write_subjects(joined, row, where, [rule.subject for rule, _ in hits])
-        return _Fired(
-            np.concatenate([row[where][hit] for _, hit in hits]),
-            np.concatenate([np.full(len(hit), rule.index, np.int64) for rule, hit in hits]),
-            pa.concat_arrays([written[rule.subject.sql].take(pa.array(hit)) for rule, hit in hits]),
-        )
-
-    def _write_subjects(
-        self, joined: Joined, row: np.ndarray, where: np.ndarray, wanted: Sequence[Expression]
-    ) -> dict[str, pa.StringArray]:
-        """Each wanted subject of what fired, by its SQL."""
-        sqls = sorted({subject.sql for subject in wanted})
-        select = _select([f"{sql} AS s{number}" for number, sql in enumerate(sqls)])
-        batch = self._batch(joined, _union(wanted), row, where)
-        self._connection.register("batch", batch)
-        table = self._connection.sql(select).to_arrow_table()
-        self._connection.unregister("batch")
-        result = {sql: _flat(table.column(number)) for number, sql in enumerate(sqls)}
-        assert all(not column.null_count for column in result.values()), "a subject is null"
-        return result
-
-    def _batch(
-        self, joined: Joined, wanted: Expression, row: np.ndarray, where: np.ndarray | None
-    ) -> pa.RecordBatch:
-        """The columns that SQL names, times naive, of all rows or elements or of those at `where`."""
-        outer, inner = sorted(wanted.columns), sorted(wanted.element)
-        columns = [joined.rows.column(name) for name in outer or ["t"]]
-        if self.each is not None:
-            at = pa.array(row if where is None else row[where])
-            columns = [column.take(at) for column in columns]
-            elements = getattr(joined, self.each)
-            mine = [elements.column(name) for name in inner]
-            columns += mine if where is None else [column.take(pa.array(where)) for column in mine]
-        elif where is not None:
-            columns = [column.take(pa.array(where)) for column in columns]
-        return pa.RecordBatch.from_arrays([_naive(column) for column in columns], [*(outer or ["t"]), *inner])
-
-    def _query(self, sql: str, batch: pa.RecordBatch) -> dict[str, np.ndarray]:
-        self._connection.register("batch", batch)
-        try:
-            return self._connection.execute(sql).fetchnumpy()
-        except duckdb.Error as error:
-            reason = str(error).splitlines()[0]
-            raise SekishoError(
-                f"{self._culprit()} cannot be judged ({reason}); correct its condition"
-            ) from error
-        finally:
-            self._connection.unregister("batch")
-
-    def _culprit(self) -> str:
-        """Which rule the registered batch breaks: only asked when a query has failed."""
-        for rule in self._rules:
-            try:
-                self._connection.execute(_select([rule.condition.sql])).fetchall()
-            except duckdb.Error:
-                return f"rule {rule.rule.id}"
-        return f"stream {self._record.name}"
-
-
 class _Program:
-    """All levels of one stream, and the way back from masks to rule ids."""
+    """All levels of one stream, and the way back from what fired to rule ids."""
 
     def __init__(
         self, connection: duckdb.DuckDBPyConnection, record: Record, rules: Sequence[Rule], completed: bool
     ) -> None:
+        name = f"{record.name}_completed" if completed else record.name
         compiled = [
-            _Compiled(index, rule, *translate(rule, record, completed)) for index, rule in enumerate(rules)
+            Compiled(index, rule, *translate(rule, record, completed)) for index, rule in enumerate(rules)
         ]
         by_level = {
             each: [rule for rule in compiled if rule.rule.each == each] for each in (None, *vocabulary.EACH)
         }
-        self.levels = [_Level(connection, record, each, found) for each, found in by_level.items() if found]
-        self.words = max(1, -(-len(rules) // BITS))
+        self.levels = [Level(connection, name, each, found) for each, found in by_level.items() if found]
+        self._words = max(1, -(-len(rules) // BITS))
         self._ids = pa.array([rule.id for rule in rules], pa.string())
         self._verdicts: dict[tuple[int, ...], list[str]] = {}
 
-    def verdicts(self, masks: Sequence[np.ndarray]) -> pa.ListArray:
-        """The sorted ids of each row's bits, written once per distinct mask."""
+    def verdicts(self, rows: int, fired: Sequence[Fired]) -> pa.ListArray:
+        """The sorted ids of the rules that fired for each row, written once per distinct set of them."""
+        masks = [np.zeros(rows, dtype=np.int64) for _ in range(self._words)]
+        for part in fired:
+            word, bit = divmod(part.index, BITS)
+            masks[word][part.row] |= 1 << bit
         distinct, inverse = _distinct(masks)
         lists = pa.array([self._ids_of(mask) for mask in distinct], _VERDICTS)
         return lists.take(pa.array(inverse))
@@ -315,13 +173,12 @@ class _Program:
             self._verdicts[mask] = ids
         return self._verdicts[mask]
 
-    def firings(self, fired: Sequence[_Fired]) -> pa.RecordBatch:
+    def firings(self, fired: Sequence[Fired]) -> pa.RecordBatch:
         """All levels' firings as one sorted batch without repetitions (two conditions may share an id)."""
-        fired = [part for part in fired if len(part.row)]
         if not fired:
             return _no_firings()
         row = np.concatenate([part.row for part in fired])
-        index = np.concatenate([part.index for part in fired])
+        index = np.repeat([part.index for part in fired], [len(part.row) for part in fired])
         subject = pa.concat_arrays([part.subject for part in fired])
         code = pc.rank(subject, tiebreaker="dense").to_numpy()
         order = np.lexsort((code, index, row))
@@ -335,36 +192,10 @@ def _no_firings() -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in FIRINGS], schema=FIRINGS)
 
 
-def _distinct(masks: Sequence[np.ndarray]) -> tuple[list[tuple[int, ...]], np.ndarray]:
+def _distinct(masks: Sequence[npt.NDArray[np.int64]]) -> tuple[list[tuple[int, ...]], npt.NDArray[np.int64]]:
     """(distinct masks, position of each row's mask among them)."""
     if len(masks) == 1:
         encoded = pa.array(masks[0]).dictionary_encode()
         return [(mask,) for mask in encoded.dictionary.to_pylist()], encoded.indices.to_numpy()
     values, inverse = np.unique(np.stack(masks, axis=1), axis=0, return_inverse=True)
     return [tuple(int(word) for word in mask) for mask in values], inverse.reshape(-1)
-
-
-def _select(expressions: Sequence[str]) -> str:
-    """The only statement a judge runs; expressions are translated rules, never values of a record."""
-    return f"SELECT {', '.join(expressions)} FROM batch"  # noqa: S608
-
-
-def _union(expressions: Iterable[Expression]) -> Expression:
-    """What several expressions read, as one without SQL."""
-    every = list(expressions)
-    return Expression(
-        "",
-        frozenset[str]().union(*(one.columns for one in every)),
-        frozenset[str]().union(*(one.element for one in every)),
-    )
-
-
-def _naive(column: pa.Array) -> pa.Array:
-    """Zoned times as the naive UTC timestamps that rule SQL works on; no value is touched."""
-    return column.cast(_NAIVE) if pa.types.is_timestamp(column.type) and column.type.tz else column
-
-
-def _flat(column: pa.ChunkedArray) -> pa.StringArray:
-    array = column.combine_chunks()
-    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-    return array.cast(pa.string())

@@ -1,13 +1,17 @@
-"""The subject vocabulary of findings (contract section 4), as SQL over the joined row.
+"""The subject vocabulary of findings (contract section 4), over the joined row and over query results.
 
 A subject is written `name:value` pairs joined by `|`, nothing escaped. A rule lists the names; `site/source`
 stands for the first of the two that is not null.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from rules import vocabulary
-from rules.vocabulary import Expression
+from rules.parameters import quote
 from schemas.errors import SekishoError
 from schemas.record import Record
 
@@ -65,16 +69,58 @@ class SubjectError(SekishoError):
     """A subject that cannot be written on the stream or level."""
 
 
-def translate(subject: tuple[str, ...], record: Record, each: str | None) -> Expression:
-    """A never-null VARCHAR expression over the joined row.
+Alternative = tuple[tuple[str, str | None], ...]
+"""Pairs of a literal and the column whose value follows it, if any; null where a column is null."""
+
+Part = tuple[Alternative, ...]
+"""The first alternative that is not null stands."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A row rule's subject on one stream and level: parts joined by `|`.
+
+    `columns` are those read of the joined row, `element` those of the serial or condition; all are strings.
+    """
+
+    parts: tuple[Part, ...]
+    columns: frozenset[str]
+    element: frozenset[str]
+
+    @property
+    def sql(self) -> str:
+        """The subject as a DuckDB expression."""
+        return " || '|' || ".join(f"coalesce({', '.join(map(_sql, part))})" for part in self.parts)
+
+    def write(self, columns: Mapping[str, pa.StringArray]) -> pa.StringArray:
+        """The subject of each row of the columns that it reads. Never null."""
+        parts = [pc.coalesce(*(_written(one, columns) for one in part)) for part in self.parts]
+        written = parts[0] if len(parts) == 1 else pc.binary_join_element_wise(*parts, "|")
+        assert not written.null_count, "a subject is null"
+        return written
+
+
+def _sql(alternative: Alternative) -> str:
+    return " || ".join(quote(text) + (f' || "{column}"' if column else "") for text, column in alternative)
+
+
+def _written(alternative: Alternative, columns: Mapping[str, pa.StringArray]) -> pa.StringArray | pa.Scalar:
+    if alternative[0][1] is None:
+        return pa.scalar(alternative[0][0])
+    pieces = [piece for text, column in alternative for piece in (pa.scalar(text), columns[column or ""])]
+    return pc.binary_join_element_wise(*pieces, "")
+
+
+def translate(subject: tuple[str, ...], record: Record, each: str | None) -> Subject:
+    """A rule's subject on one stream and level.
 
     Raises:
         SubjectError: a name is unknown, or the stream or level has nothing to write for it.
     """
-    parts = [_part(name, subject, record, each) for name in subject]
-    sql = " || '|' || ".join(part.sql for part in parts)
-    columns = frozenset[str]().union(*(part.columns for part in parts))
-    return Expression(sql, columns, frozenset[str]().union(*(part.element for part in parts)))
+    parts = tuple(_part(name, subject, record, each) for name in subject)
+    read = {column for part in parts for one in part for _, column in one if column}
+    element = frozenset(column for _, column in _ELEMENT.values()) & read
+    return Subject(parts, frozenset(read - element), element)
 
 
 def columns_of_result(subject: tuple[str, ...]) -> set[str]:
@@ -111,23 +157,24 @@ def _result_part(name: str, bare: bool) -> str:
     return _named(name, text)
 
 
-def _part(name: str, subject: tuple[str, ...], record: Record, each: str | None) -> Expression:
+def _part(name: str, subject: tuple[str, ...], record: Record, each: str | None) -> Part:
     alternatives = name.split("/")
     unknown = [one for one in alternatives if one not in NAMES]
     if unknown:
         raise SubjectError(f"subject: {unknown[0]} is not a subject name; use {', '.join(sorted(NAMES))}")
     if name == "party":
         return _party(record)
+    if name == "event":
+        return (_event(bare="source" in subject),)
     if name in _ELEMENT:
         level, column = _ELEMENT[name]
         if each != level:
             raise SubjectError(f'subject: {name} needs each = "{level}"; add it')
-        return Expression(_named(name, f'"{column}"'), frozenset(), frozenset({column}))
-    if name == "event":
-        return _event(bare="source" in subject)
-    columns = [_column(one, record) for one in alternatives]
-    named = [f"'{one}:' || \"{column}\"" for one, column in zip(alternatives, columns, strict=True)]
-    return Expression(f"coalesce({', '.join(named)}, '{alternatives[-1]}:')", frozenset(columns), frozenset())
+        columns = [column]
+    else:
+        columns = [_column(one, record) for one in alternatives]
+    named: Part = tuple(((f"{one}:", column),) for one, column in zip(alternatives, columns, strict=True))
+    return (*named, ((f"{alternatives[-1]}:", None),))  # a null value is written empty
 
 
 def _column(name: str, record: Record) -> str:
@@ -144,19 +191,12 @@ def _named(name: str, value: str) -> str:
     return f"'{name}:' || coalesce({value}, '')"
 
 
-def _event(bare: bool) -> Expression:
+def _event(bare: bool) -> Alternative:
     """After `source` in the same subject the event id stands alone."""
-    if bare:
-        return Expression("'event:' || \"event_id\"", frozenset({"event_id"}), frozenset())
-    return Expression(
-        "'event:' || \"source\" || '/' || \"event_id\"", frozenset({"source", "event_id"}), frozenset()
-    )
+    return (("event:", "event_id"),) if bare else (("event:", "source"), ("/", "event_id"))
 
 
-def _party(record: Record) -> Expression:
+def _party(record: Record) -> Part:
     """The resolved party, else what was sent, else the account, else the allocation, else the event."""
-    event = _event(bare=False)
     assert all(vocabulary.has(record, column) for _, column in _PARTY)
-    named = [f"'{name}:' || \"{column}\"" for name, column in _PARTY]
-    columns = event.columns | {column for _, column in _PARTY}
-    return Expression(f"coalesce({', '.join([*named, event.sql])})", columns, frozenset())
+    return (*(((f"{name}:", column),) for name, column in _PARTY), _event(bare=False))

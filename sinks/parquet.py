@@ -23,7 +23,10 @@ from sinks.durable import make_folder, sync_folder, told
 ROW_GROUP_ROWS = 20_000  # a batch of the worker is one row group of its tables
 ROW_GROUP_BYTES = 12 << 20
 
-_DISTINCT = {"key", "value", "event_id", "session_id", "sha256", "finding_id", "message"}
+_DISTINCT = {
+    *("key", "value", "event_id", "session_id", "sha256", "finding_id", "message"),
+    *("from_at", "to_at", "replaces_from"),
+}
 _RISING = {"offset", "occurred_at", "broker_time", "source_seq", "bytes_out"}
 _MEASURED = ("topic", "partition", "offset", "broker_time", "occurred_at", "step")  # for the Delta log
 _PRUNED = {*_MEASURED, "ingested_at", "valid_from", "tombstone_at"}  # statistics in the file

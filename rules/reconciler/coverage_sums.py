@@ -6,6 +6,7 @@ allocation is cut anew. While an open allocation stays at its site, its time is 
 
 import duckdb
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from rules.reconciler.coverage_links import ALL
@@ -16,6 +17,13 @@ UNKNOWN = "unknown"
 
 _MOST = 1 << 40
 """Accelerators of an allocation from which on a number is nonsense, and would make the sums overflow."""
+
+_SUMMED = ("is_open", "accelerators", "site_id", "from_at", "links", "micros", "covered_micros")
+
+_SLOTS = 1 << 14
+"""Slots that are summed at once."""
+
+Times = npt.NDArray[np.float64]
 
 _DONE = f"""
 SELECT coalesce(site_id, '{UNKNOWN}'), sum(used)::DOUBLE, sum(covered)::DOUBLE FROM coverage_site GROUP BY 1
@@ -83,14 +91,33 @@ def ratios(con: duckdb.DuckDBPyConnection, held: Open, now: int) -> dict[str, fl
     sums: dict[str, tuple[float, float]] = {
         site: (used, covered) for site, used, covered in con.execute(_DONE).fetchall()
     }
-    weight = np.where(held["is_open"], np.minimum(held["accelerators"], _MOST), 0).astype(np.float64)
-    site = held["site_id"] + 1
-    running = now - held["from_at"]
-    used = np.bincount(site, weight * (held["micros"] + running))
-    covered = np.bincount(site, weight * (held["covered_micros"] + running * (held["links"] == ALL)))
+    used, covered = _running(held, now)
     found = np.flatnonzero(used)
     names = held.texts.take(found - 1).to_pylist()
     for name, code in zip(names, found.tolist(), strict=True):
         before = sums.get(name or UNKNOWN, (0.0, 0.0))
         sums[name or UNKNOWN] = (before[0] + used[code], before[1] + covered[code])
     return {name: float(covered / used) for name, (used, covered) in sums.items() if used > 0}
+
+
+def _running(held: Open, now: int) -> tuple[Times, Times]:
+    """(used, covered): the accelerator-time of open allocations by the number of their site, from -1 on.
+
+    Some slots at a time, so that what is in between stays in the processor's cache: half the time.
+    """
+    used = np.zeros(len(held.texts) + 1)
+    covered = np.zeros(len(held.texts) + 1)
+    columns = [held[name] for name in _SUMMED]
+    for low in range(0, len(columns[0]), _SLOTS):
+        is_open, accelerators, site, from_at, links, micros, covered_micros = (
+            column[low : low + _SLOTS] for column in columns
+        )
+        weight = np.where(is_open, np.minimum(accelerators, _MOST), 0).astype(np.float64)
+        running = now - from_at
+        for sums, times in (
+            (used, micros + running),
+            (covered, covered_micros + running * (links == ALL)),
+        ):
+            found = np.bincount(site + 1, weight * times)
+            sums[: len(found)] += found
+    return used, covered

@@ -46,18 +46,33 @@ Runs = Mapping[str, Sequence[Run]]
 def run(size: Size) -> dict[str, Any]:
     """Everything on one broker; figures by system, ratios, and the machine."""
     amount, about = AMOUNTS[size], machine()
-    runs: dict[str, list[Run]] = defaultdict(list)
     with LocalKafka() as kafka, tempfile.TemporaryDirectory(prefix="sekisho-bench-") as scratch:
         field = Field(kafka.bootstrap, Path(scratch), amount.events)
         _say(f"shipping {amount.events:,} events and the reference versions")
         field.fill({system.share for system in SYSTEMS})
-        for number in range(1, amount.rounds + 1):
-            for system in (SEKISHO, *SYSTEMS):
-                _say(f"round {number} of {amount.rounds}: {system.name}")
-                runs[system.name].append(field.run(system))
+        runs, left_out = _measure(field, amount.rounds)
     by_name = {system.name: system for system in (SEKISHO, *SYSTEMS)}
     results = {name: _result(by_name[name], taken, runs[SEKISHO.name]) for name, taken in runs.items()}
-    return results | {"machine": about, "ratios": _ratios(runs)}
+    return results | {"machine": about, "ratios": _ratios(runs), "left_out": left_out}
+
+
+def _measure(field: Field, rounds: int) -> tuple[Runs, dict[str, str]]:
+    """Runs by system, and why which optional systems could not run."""
+    runs: dict[str, list[Run]] = defaultdict(list)
+    left_out: dict[str, str] = {}
+    for number in range(1, rounds + 1):
+        for system in (SEKISHO, *SYSTEMS):
+            if system.name in left_out or (system.runs_once and number > 1):
+                continue
+            _say(f"round {number} of {rounds}: {system.name}")
+            try:
+                runs[system.name].append(field.run(system))
+            except RuntimeError as error:
+                if not system.is_optional:
+                    raise
+                left_out[system.name] = str(error)
+                runs.pop(system.name, None)
+    return runs, left_out
 
 
 def show(results: Mapping[str, Any]) -> None:
@@ -68,12 +83,14 @@ def show(results: Mapping[str, Any]) -> None:
     for column in table.columns[2:]:
         column.justify = "right"
     for name, r in results.items():
-        if name not in ("machine", "ratios"):
+        if name not in ("machine", "ratios", "left_out"):
             table.add_row(name, *_row(r))
     Console().print(table)
     for name, (sign, bar) in BARS.items():
         r = results["ratios"][name]
         Console().print(f"{name}: {r['median']} ({r['min']} to {r['max']}), aimed at {sign} {bar:g}")
+    for name, reason in results["left_out"].items():
+        Console().print(f"{name} was left out: {reason}")
     Console().print("× faster, × CPU: Sekisho against it, in the median round. MB: largest resident size.")
 
 
@@ -125,8 +142,8 @@ def _ratios(runs: Runs) -> dict[str, Any]:
 
 
 def _over(ours: Sequence[Run], theirs: Sequence[Run], figure: Callable[[Run], float]) -> dict[str, Any]:
-    """The ratio in each round: what a busy machine does to both falls out."""
-    return spread([figure(a) / figure(b) for a, b in zip(ours, theirs, strict=True)])
+    """The ratio in each round that both ran in: what a busy machine does to both falls out."""
+    return spread([figure(a) / figure(b) for a, b in zip(ours, theirs, strict=False)])
 
 
 def _say(text: str) -> None:

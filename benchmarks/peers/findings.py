@@ -6,6 +6,7 @@ from pathlib import Path
 
 import duckdb
 
+from schemas.events import EVENTS
 from sinks.views import connect
 
 
@@ -29,11 +30,9 @@ def compare(folder: Path, lake: Path) -> Findings:
         ).to_arrow_table()
     with contextlib.closing(duckdb.connect()) as peer:
         peer.register("own", own)
-        peer.execute(f"CREATE VIEW found AS SELECT * FROM read_parquet('{folder}/finding_event*.parquet')")
-        peer.execute(
-            'CREATE VIEW rows AS SELECT topic, partition, "offset" FROM read_parquet('
-            f"['{folder}/allocation*.parquet', '{folder}/access*.parquet', '{folder}/placement*.parquet'])"
-        )
+        peer.execute(f"CREATE VIEW found AS SELECT * FROM read_parquet('{folder}/finding_event/part-*')")
+        rows = [_ROWS.format(folder=folder, stream=record.name) for record in EVENTS.values()]
+        peer.execute(f"CREATE VIEW rows AS {' UNION ALL '.join(rows)}")
         counts = peer.execute(_COUNTS).fetchone()
     assert counts is not None
     if counts[3] != counts[4]:
@@ -49,6 +48,9 @@ def count(lake: Path) -> Findings:
     return Findings(row[0], row[0], 0)
 
 
+_ROWS = (
+    "SELECT 'custody.{stream}' AS topic, partition, \"offset\" FROM read_parquet('{folder}/{stream}/part-*')"
+)
 _COUNTS = """
 WITH theirs AS (SELECT rule_id, subject, topic, partition, "offset" FROM found),
     ours AS (SELECT own.* FROM own SEMI JOIN rows USING (topic, partition, "offset"))

@@ -3,9 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from benchmarks.processes import peak_mb
 
@@ -40,13 +38,16 @@ class Meter:
         self.seen += events
         return self.seen >= self.events
 
-    def report(self, found: Mapping[str, Any] | None = None) -> None:
-        """Writes the result with what was `found`, and ends the process at once.
+    def report(self) -> None:
+        """Writes the result, and ends the process at once.
 
         How long a peer takes to leave its consumer group and shut down is not measured.
         """
         seconds = time.monotonic() - self._since[0]
-        cpu = time.process_time() - self._since[1]
-        result = {"events": self.seen, "seconds": seconds, "cpu_seconds": cpu, "rss_mb": peak_mb()}
-        self._result.write_text(json.dumps(result | dict(found or {})))
+        self.write(seconds, time.process_time() - self._since[1], peak_mb())
         os._exit(0)
+
+    def write(self, seconds: float, cpu_seconds: float, rss_mb: float) -> None:
+        """Writes a result that was measured otherwise."""
+        figures = {"seconds": seconds, "cpu_seconds": cpu_seconds, "rss_mb": rss_mb}
+        self._result.write_text(json.dumps({"events": self.seen} | figures))

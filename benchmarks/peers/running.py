@@ -1,5 +1,6 @@
 """Runs one peer as a process of its own on topics that hold exactly the events it is to take."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -45,11 +46,12 @@ def run_peer(system: System, load: Load, references: Path, folder: Path) -> Take
         "PYTHONPATH": str(CHECKOUT),
     }
     command = [sys.executable, "-m", f"benchmarks.peers.{system.module}", *system.arguments]
-    with (folder / "log").open("wb") as log:
-        done = subprocess.run(
+    with (folder / "log").open("wb") as log, contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(
             command, env=environment, stdout=log, stderr=log, check=False, timeout=SECONDS, cwd=folder
         )
-    if done.returncode or not result.exists():
-        raise RuntimeError(f"{system.name} failed: {(folder / 'log').read_text(errors='replace')[-800:]}")
+    if not result.exists():
+        end = (folder / "log").read_text(errors="replace")[-800:]
+        raise RuntimeError(f"{system.name} failed, or was not done within {SECONDS:.0f} s: {end}")
     figures = json.loads(result.read_text())
     return Taken(figures["events"], figures["seconds"], figures["cpu_seconds"], figures["rss_mb"])

@@ -47,7 +47,7 @@ class Work:
         self._meter = meter
         self._references = versions.load(meter.references)
         self._streams = {topic: stream for stream, topic in meter.topics.items()}
-        self._tables = {name: _Table(meter.folder / f"{name}.parquet", s) for name, s in SCHEMAS.items()}
+        self._tables = {name: _Table(meter.folder / name, s) for name, s in SCHEMAS.items()}
         self._written = 0
         gc.freeze()  # or every collection walks all versions
 
@@ -93,12 +93,13 @@ class Work:
 
 
 class _Table:
-    """A Parquet file that is written a row group at a time."""
+    """A folder with one Parquet file that is written a row group at a time."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
+        folder.mkdir()
         self._schema = schema
         self._rows: list[Fields] = []
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd", compression_level=1)
+        self._writer = pq.ParquetWriter(folder / "part-0", schema, compression="zstd", compression_level=1)
 
     def add(self, row: Fields) -> None:
         self._rows.append(row)

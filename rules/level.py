@@ -92,8 +92,14 @@ class Level:
         (self._statement,) = connection.extract_statements(self._select(rule.condition for rule in rules))
 
     def _select(self, conditions: Iterable[Expression]) -> str:
-        """The only statement a judge runs; expressions are translated rules, never values of a record."""
-        columns = (f"({condition.sql}) AS c{number}" for number, condition in enumerate(conditions))
+        """The only statement a judge runs; expressions are translated rules, never values of a record.
+
+        Null does not fire. Within CASE, DuckDB looks at the second half of an AND only where the first holds.
+        """
+        columns = (
+            f"CASE WHEN {condition.sql} THEN true ELSE false END AS c{number}"
+            for number, condition in enumerate(conditions)
+        )
         return f"SELECT {', '.join(columns)} FROM {self._name}"  # noqa: S608
 
     def run(self, joined: Joined) -> list[Fired]:
@@ -109,7 +115,7 @@ class Level:
         answers = self._query(self._batch(joined, elements, row))
         fired = []
         for rule, answer in zip(self._rules, answers, strict=True):
-            hits = np.flatnonzero(np.ma.filled(answer, fill_value=False))  # null does not fire
+            hits = np.flatnonzero(answer)
             if len(hits):
                 where = hits if row is None else row[hits]
                 subjects = self._subjects(rule.subject, joined, elements, where, hits)
@@ -128,8 +134,8 @@ class Level:
         columns += [elements[name] for name in self._element]
         return pa.RecordBatch.from_arrays([_naive(column) for column in columns], [*outer, *self._element])
 
-    def _query(self, batch: pa.RecordBatch) -> list[Any]:
-        """One array of truth values per rule, masked where they are null."""
+    def _query(self, batch: pa.RecordBatch) -> list[npt.NDArray[np.bool_]]:
+        """Per rule, which of the rows or elements fire."""
         self._source.hold(batch)
         try:
             return list(self._connection.execute(self._statement).fetchnumpy().values())

@@ -15,6 +15,7 @@ from rules.asof import Ints
 from rules.growing import ranges
 from rules.references import PREFIXES, References
 from rules.versions import times
+from rules.vocabulary import EACH
 from schemas.countries import countries
 from schemas.models import controlled, model_keys, unknown
 from schemas.record import Record
@@ -54,6 +55,7 @@ def join(
     broker_time: pa.Array,
     references: References,
     columns: Collection[str] | None = None,
+    levels: Collection[str] = EACH,
 ) -> Joined:
     """Join a batch of decoded events of one stream.
 
@@ -63,6 +65,7 @@ def join(
         broker_time: per event, TIME; an event without one is not `future`.
         references: what is known now.
         columns: the reference columns to gather, like `P.status`; None for all that are held.
+        levels: of `serials` and `conditions` those to go through; others are left empty.
     """
     t = times(events["occurred_at"])
     party, candidates = parties(events, t, references)
@@ -88,8 +91,8 @@ def join(
     }
     return Joined(
         pa.RecordBatch.from_pydict(rows),
-        _serials(record, events, t, references, columns),
-        _conditions(authorization, references),
+        _serials(record, events if "serials" in levels else events[:0], t, references, columns),
+        _conditions(authorization if "conditions" in levels else authorization[:0], references),
     )
 
 

@@ -17,6 +17,7 @@ from rules.growing import Growing, ranges
 
 Ids = npt.NDArray[np.int64]
 _U64 = npt.NDArray[np.uint64]
+_Rows = Ids | slice
 
 _WORDS = 16  # strings of more than 16 words of 8 bytes are hashed and compared one by one
 _SAMPLE = 4096
@@ -44,11 +45,15 @@ class _Text:
         """The 8-byte word at every byte position, unaligned, without a copy."""
         return np.ndarray((len(self.data) - 7,), "<u8", self.data, strides=(1,))
 
-    def word(self, rows: Ids, index: int) -> _U64:
+    def word(self, rows: _Rows, index: int) -> _U64:
         """Word `index` of the given strings, zero past their ends; each must be longer than `8 * index`."""
         left = np.minimum(self.lengths[rows] - 8 * index, 8)
         masked: _U64 = self.words[self.starts[rows] + 8 * index] & _MASKS[left]
         return masked
+
+    def longer(self, length: int) -> _Rows:
+        """Which strings are longer than that."""
+        return _which(self.lengths > length)
 
     def bytes(self, row: int) -> bytes:
         start = int(self.starts[row])
@@ -141,10 +146,10 @@ class Keys:
         state = (text.lengths.astype(np.uint64) * _MIX_1) ^ self._seed
         longest = int(text.lengths.max(initial=0))
         for index in range(min((longest + 7) // 8, _WORDS)):
-            rows = np.flatnonzero(text.lengths > 8 * index)
+            rows = text.longer(8 * index)
             mixed = (state[rows] ^ text.word(rows, index)) * _MIX_1
             state[rows] = mixed ^ (mixed >> _32)
-        for row in np.flatnonzero(text.lengths > 8 * _WORDS):
+        for row in np.flatnonzero(text.lengths > 8 * _WORDS) if longest > 8 * _WORDS else ():
             digest = hashlib.blake2b(
                 text.bytes(int(row)), digest_size=8, key=int(self._seed).to_bytes(8, "little")
             )
@@ -179,9 +184,9 @@ class Keys:
         equal = lengths == own.lengths
         longest = int(lengths.max(initial=0))
         for index in range(min((longest + 7) // 8, _WORDS)):
-            live = np.flatnonzero(equal & (lengths > 8 * index))
+            live = _which(equal & (lengths > 8 * index))
             equal[live] = text.word(rows[live], index) == own.word(live, index)
-        for row in np.flatnonzero(equal & (lengths > 8 * _WORDS)):
+        for row in np.flatnonzero(equal & (lengths > 8 * _WORDS)) if longest > 8 * _WORDS else ():
             equal[row] = text.bytes(int(rows[row])) == own.bytes(int(row))
         return equal
 
@@ -189,7 +194,8 @@ class Keys:
         """Append the given strings, which are distinct and unknown, as the next ids."""
         first, base = len(self), int(self._offsets.values[-1])
         lengths = text.lengths[rows]
-        added = text.data[ranges(text.starts[rows], lengths)]
+        everything = len(rows) == len(text)  # then the bytes lie one after another
+        added = text.data[:-8] if everything else text.data[ranges(text.starts[rows], lengths)]
         self._data.extend(len(added))
         data = self._data.values
         data[base : base + len(added)] = added
@@ -211,6 +217,11 @@ class Keys:
             self._slots[at[free]] = ids[free]
             rest = self._slots[at] != ids
             ids, at = ids[rest], (at[rest] + 1) & mask
+
+
+def _which(mask: npt.NDArray[np.bool_]) -> _Rows:
+    """The rows of the mask; all of them as a slice, which takes no copies."""
+    return slice(None) if mask.all() else np.flatnonzero(mask)
 
 
 def _spread(ids: Ids, codes: Ids) -> Ids:

@@ -28,6 +28,7 @@ def _before_landing(schema: pa.Schema) -> pa.Schema:
 
 _RAW = _before_landing(RAW)
 _FINDINGS = _before_landing(FINDING_EVENT)
+_NO_FINDINGS = pa.RecordBatch.from_pylist([], _FINDINGS)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def judge_events(
     events = decoded.table
     broker_time = _broker_time(accepted["broker_time"], events["occurred_at"], until)
     wanted = judge.columns_of(record) | judge.columns_of(record, "serials")
-    joined = join(record, events, broker_time, references, wanted)
+    joined = join(record, events, broker_time, references, wanted, judge.levels_of(record))
     judgement = judge.judge(record, joined)
     landed = {
         **{name: events[name] for name in record.by_name},
@@ -132,16 +133,15 @@ def admit_references(
     admission = references.admit(record, table)
     reasons[rows[admission.conflict]] = "version_conflict"
     fresh = table.filter(pa.array(admission.fresh))
-    nothing = pa.RecordBatch.from_pylist([], _FINDINGS)
     raw = _raw(fetched, pa.array(reasons, pa.string()))
-    return Landing(raw, fresh, nothing, record, int(admission.duplicate.sum()))
+    return Landing(raw, fresh, _NO_FINDINGS, record, int(admission.duplicate.sum()))
 
 
 def admit_ticks(fetched: pa.RecordBatch) -> Landing:
     """Decode ticks: they land in `raw` alone, accepted or rejected."""
     reasons = decode(TICK, fetched["value"]).reasons
     typed_rows = pa.RecordBatch.from_pylist([], TICK.schema)
-    return Landing(_raw(fetched, reasons), typed_rows, pa.RecordBatch.from_pylist([], _FINDINGS), TICK)
+    return Landing(_raw(fetched, reasons), typed_rows, _NO_FINDINGS, TICK)
 
 
 def finding_id(rule_id: str, subject: str) -> str:
@@ -180,6 +180,8 @@ def _broker_time(broker_time: pa.Array, occurred_at: pa.Array, until: int | None
 
 def _findings(events: pa.RecordBatch, firings: pa.RecordBatch, judge: Judge) -> pa.RecordBatch:
     """A row per event, rule and subject that fired, for `finding_event`."""
+    if not firings.num_rows:
+        return _NO_FINDINGS
     at = firings["row"]
     # what depends on rule and subject alone is made once for each
     named = pc.binary_join_element_wise(firings["rule_id"], firings["subject"], "\n").dictionary_encode()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rules.growing import Growing, ranges
+from rules.growing import Growing, distinct, ranges
 from rules.keys import Keys
 
 __all__ = ["FOREVER", "Intervals", "Ints", "Keys", "Runs", "Segments", "concat", "flatten"]
@@ -140,8 +140,9 @@ class Intervals:
         the first; and the row after the key's last)."""
         low, count = self._runs.spans(keys)
         starts = self._runs.column(0)
-        rows = np.flatnonzero(count > 0)
-        low, count, wanted = low[rows], count[rows], times[rows]
+        rows, wanted = np.flatnonzero(count), times
+        if len(rows) < len(keys):
+            low, count, wanted = low[rows], count[rows], times[rows]
         past = low + count
         many = np.flatnonzero(count > 1)
         while len(many):  # binary search, all keys in step, for the last interval that starts by then
@@ -196,7 +197,7 @@ def flatten(versions: Segments) -> Segments:
     plain = (starts[:-1] <= starts[1:]) & ((ends[:-1] <= starts[1:]) | (ends[1:] >= ends[:-1]))
     cut = ends.copy()
     cut[:-1] = np.where(pair, np.minimum(ends[:-1], starts[1:]), ends[:-1])
-    tangled = np.unique(groups[:-1][pair & ~plain])
+    tangled = distinct(groups[:-1][pair & ~plain])
     if len(tangled) == 0:
         kept = cut > starts
         return Segments(groups[kept], starts[kept], cut[kept], versions.values[kept])

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from rules.asof import Intervals, Ints, Keys, Runs, Segments, concat
-from rules.growing import Growing
+from rules.growing import Growing, distinct
 from rules.versions import Mask, Versions
 
 _SETS = 1 << 40  # values from here on number a set of parties, lower ones are a party's key
@@ -42,7 +42,7 @@ class Bindings:
         self._party.append(self._parties.intern(new["party_id"]))
         groups, rows = self._versions.rows_of(changed)
         principals = self._principal.values[rows]
-        affected = np.unique(principals[principals >= 0])
+        affected = distinct(principals[principals >= 0])
         fresh = (rows >= first) & (principals >= 0)
         self._list(principals[fresh], changed[groups[fresh]])
         self._intervals.set(affected, self._pieces(affected))
@@ -63,10 +63,11 @@ class Bindings:
 
     def _list(self, principals: Ints, bindings: Ints) -> None:
         """Remember that these bindings name these principals."""
-        changed = np.unique(principals)
+        changed = distinct(principals)
         groups, (held,) = self._bindings.gather(changed)
-        pairs = np.stack((np.append(groups, np.searchsorted(changed, principals)), np.append(held, bindings)))
-        owners, members = np.unique(pairs, axis=1)
+        owners = np.append(groups, np.searchsorted(changed, principals))
+        pairs = distinct((owners << 32) + np.append(held, bindings))  # ids have at most 31 bits
+        owners, members = pairs >> 32, pairs & ((1 << 32) - 1)
         self._bindings.set(changed, np.bincount(owners, minlength=len(changed)), members)
 
     def _pieces(self, principals: Ints) -> Segments:
@@ -77,7 +78,7 @@ class Bindings:
         mine = self._principal.values[spans.values] == owners  # a binding may have moved between principals
         spans = Segments(owners, spans.starts, spans.ends, self._party.values[spans.values])[mine].ordered()
         crossing = (spans.groups[1:] == spans.groups[:-1]) & (spans.starts[1:] < spans.ends[:-1])
-        shared = np.unique(spans.groups[1:][crossing])
+        shared = distinct(spans.groups[1:][crossing])
         if len(shared) == 0:
             return spans
         hard = np.isin(spans.groups, shared, kind="sort")

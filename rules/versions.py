@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rules.asof import FOREVER, Intervals, Ints, Keys, Runs, Segments, flatten
-from rules.growing import Growing
+from rules.growing import Growing, distinct
 from schemas.record import Record
 
 Mask = npt.NDArray[np.bool_]
@@ -155,7 +155,7 @@ class Versions:
         """
         keys = self.keys.intern(identity(self.record, batch))
         added = _rows(keys, batch)
-        touched = np.unique(keys)
+        touched = distinct(keys)
         groups, held = self.rows_of(touched)
         fresh = ~_repeated(
             np.concatenate((touched[groups], keys)),
@@ -164,7 +164,7 @@ class Versions:
         )[len(held) :]
         rows = np.arange(len(self.versions), len(self.versions) + int(fresh.sum()))
         self._append(added, fresh)
-        changed = np.unique(keys[fresh])
+        changed = distinct(keys[fresh])
         self._list(changed, keys[fresh], rows)
         self.intervals.set(changed, self._validity(changed))
         return changed, fresh
@@ -246,16 +246,16 @@ def _repeated(keys: Ints, partitions: Ints, offsets: Ints) -> Mask:
 
 def _limits(groups: Ints, partitions: Ints, offsets: Ints, at: Ints, tombstones: Mask) -> Ints:
     """When each row ends: at its key's earliest tombstone in its partition with a higher offset."""
-    distinct, ranks = np.unique(at[tombstones], return_inverse=True)
-    rank = np.full(len(groups), len(distinct))
+    moments, ranks = np.unique(at[tombstones], return_inverse=True)
+    rank = np.full(len(groups), len(moments))
     rank[tombstones] = ranks
     # From the highest offset down, so that a running minimum is over what follows; a new key or partition
     # starts anew because its ranks are lowered below all before.
     order = np.lexsort((-offsets, partitions, groups))
     change = np.ones(len(order), bool)
     change[1:] = (np.diff(groups[order]) != 0) | (np.diff(partitions[order]) != 0)
-    lowered = rank[order] - np.cumsum(change) * (len(distinct) + 1)
-    lowest = np.minimum.accumulate(lowered) + np.cumsum(change) * (len(distinct) + 1)
+    lowered = rank[order] - np.cumsum(change) * (len(moments) + 1)
+    lowest = np.minimum.accumulate(lowered) + np.cumsum(change) * (len(moments) + 1)
     limits = np.empty(len(order), np.int64)
-    limits[order] = np.append(distinct, FOREVER)[lowest]
+    limits[order] = np.append(moments, FOREVER)[lowest]
     return limits

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -78,10 +79,10 @@ def _measure(field: Field, rounds: int) -> tuple[Runs, dict[str, str]]:
 def show(results: Mapping[str, Any]) -> None:
     """Prints the systems and the ratios aimed at."""
     about = results["machine"]
-    columns = ("work", "events", "events/s", "µs CPU/event", "MB", "findings", "× faster", "× CPU")
-    table = Table("system", *columns, title=f"{about['cpu']}, {about['cores']} cores")
-    for column in table.columns[2:]:
-        column.justify = "right"
+    table = Table(title=f"{about['cpu']}, {about['cores']} cores", box=SIMPLE_HEAD, padding=0)
+    table.add_column("system", no_wrap=True)
+    for column in ("events", "events/s", "µs CPU", "MB", "findings", "faster", "CPU"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, r in results.items():
         if name not in ("machine", "ratios", "left_out"):
             table.add_row(name, *_row(r))
@@ -91,7 +92,9 @@ def show(results: Mapping[str, Any]) -> None:
         Console().print(f"{name}: {r['median']} ({r['min']} to {r['max']}), aimed at {sign} {bar:g}")
     for name, reason in results["left_out"].items():
         Console().print(f"{name} was left out: {reason}")
-    Console().print("× faster, × CPU: Sekisho against it, in the median round. MB: largest resident size.")
+    Console().print(
+        "µs CPU: per event. faster: how many times Sekisho is. CPU: how many times Sekisho's it takes."
+    )
 
 
 def _row(r: Mapping[str, Any]) -> list[str]:
@@ -99,7 +102,6 @@ def _row(r: Mapping[str, Any]) -> list[str]:
     if r["findings_differing"]:
         findings += f" ({r['findings_differing']:,} differ)"
     return [
-        r["kind"],
         f"{r['events']:,}",
         f"{r['events_per_second']['median']:,.0f}",
         f"{r['cpu_us_per_event']['median']:.1f}",

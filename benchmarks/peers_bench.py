@@ -103,9 +103,9 @@ def _row(r: Mapping[str, Any]) -> list[str]:
         findings += f" ({r['findings_differing']:,} differ)"
     return [
         f"{r['events']:,}",
-        f"{r['events_per_second']['median']:,.0f}",
-        f"{r['cpu_us_per_event']['median']:.1f}",
-        f"{r['rss_mb']['median']:,.0f}",
+        f"{r['events_per_second']:,.0f}",
+        f"{r['cpu_us_per_event']:.1f}",
+        f"{r['rss_mb']:,}",
         findings,
         f"{r['sekisho_times_faster']['median']:.1f}",
         f"{r['cpu_times_sekisho']['median']:.1f}",
@@ -114,12 +114,15 @@ def _row(r: Mapping[str, Any]) -> list[str]:
 
 def _result(system: System, runs: Sequence[Run], own: Sequence[Run]) -> dict[str, Any]:
     last = runs[-1]
+    rate, cpu = spread([run.per_second for run in runs], 0), spread([run.cpu for run in runs])
     return {
         "kind": system.kind.value,
         "events": last.taken.events,
-        "events_per_second": spread([run.per_second for run in runs], 0),
-        "cpu_us_per_event": spread([run.cpu for run in runs]),
-        "rss_mb": spread([run.taken.rss_mb for run in runs], 0),
+        "events_per_second": rate["median"],
+        "events_per_second_spread": rate,
+        "cpu_us_per_event": cpu["median"],
+        "cpu_us_per_event_spread": cpu,
+        "rss_mb": round(max(run.taken.rss_mb for run in runs)),
         "findings": None if last.findings is None else last.findings.found,
         "findings_of_sekisho": None if last.findings is None else last.findings.sekisho,
         "findings_differing": None if last.findings is None else last.findings.differing,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules.reconciler import coverage, coverage_calls, coverage_open, coverage_scope
+from rules.reconciler import coverage, coverage_calls, coverage_events, coverage_open
 from schemas.reference import PARTY
 from tests.coverage_model import RECORDS, Engine, Event, World, by_site, pieces
 from tests.test_references import histories
@@ -290,7 +290,7 @@ def _any_steps(events: list[Event], versions: World, data: st.DataObject) -> Non
 def test_memory_is_bounded_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     events = [event("allocation", n, allocation_id=str(n)) for n in range(9)]
     events += [event("access", n + 1, allocation_id=str(n)) for n in range(9)]
-    monkeypatch.setattr(coverage_scope, "CHUNK", 4)
+    monkeypatch.setattr(coverage_events, "CHUNK", 4)
     engine = Engine()
     engine.step(events, 20, VERSIONS)
     assert engine.seen() == pieces(events, VERSIONS, 20)

@@ -8,24 +8,30 @@ The state is a function of the events, the versions and the watermark, and holds
 watermark of an update is not that of a settled step, its rows must be settled, or they are lost.
 """
 
+from collections.abc import Iterable
+
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from rules.asof import Ints
 from rules.reconciler import (
+    coverage_accesses,
     coverage_calls,
     coverage_carry,
+    coverage_events,
     coverage_links,
     coverage_open,
     coverage_rows,
     coverage_scope,
     coverage_sums,
 )
+from rules.reconciler.coverage_accesses import Accesses
 from rules.reconciler.coverage_carry import Carried
+from rules.reconciler.coverage_events import Events, EventsOf
 from rules.reconciler.coverage_open import Open
 from rules.reconciler.coverage_rows import SCHEMA
-from rules.reconciler.coverage_scope import BEGINNING, EventsOf, Scope, watermark
+from rules.reconciler.coverage_scope import BEGINNING, Scope, watermark
 from rules.reconciler.links import COLUMNS
 from rules.reconciler.pieces import cut
 from rules.references import References
@@ -84,9 +90,11 @@ class Coverage:
         con.execute("DELETE FROM coverage_clock")
         con.execute("INSERT INTO coverage_clock VALUES (make_timestamp(?))", [now])
         held, self._held = self._open(), None  # half changed if this fails
-        scope = coverage_scope.select(con, held, before, now, events_of)
-        ongoing = _go_on(con, held, scope, references, before, now, step)
-        again = _cut_again(con, held, scope, references, now, step)
+        scope = coverage_scope.select(con, held, before, now)
+        accesses, calls = coverage_accesses.read(con, held, scope, before, now)
+        ongoing = _go_on(held, scope, calls, references, now, step)
+        events = coverage_events.read(con, held, scope, accesses, before, now, events_of)
+        again = _cut_again(held, events, references, now, step)
         parts = [*ongoing, *again]
         if parts:
             _place(con, [carried.placements for _, carried in again])
@@ -112,21 +120,15 @@ Part = tuple[pa.Table, Carried]
 
 
 def _go_on(
-    con: duckdb.DuckDBPyConnection,
-    held: Open,
-    scope: Scope,
-    references: References,
-    before: int,
-    now: int,
-    step: int,
+    held: Open, scope: Scope, calls: Accesses, references: References, now: int, step: int
 ) -> list[Part]:
     """Cuts the allocations that only accesses name, or nothing since a piece began at the last watermark."""
     others = held["is_open"].copy()
     others[scope.slots[scope.slots >= 0]] = False
     parts = []
-    for calls, slots in coverage_calls.read(con, held, others, before, now):
+    for slots, mine in coverage_calls.parts(held, others, calls, now):
         part = _carried_scope(held, slots)
-        ongoing = coverage_calls.cut(calls, held, slots, now)
+        ongoing = coverage_calls.cut(mine, held, slots, now)
         judged = coverage_links.go_on(held, slots, ongoing.pieces, references)
         rows = coverage_rows.rows(part, judged, held.texts, references, step)
         parts.append((rows, coverage_carry.go_on(held, part, judged, ongoing)))
@@ -134,11 +136,11 @@ def _go_on(
 
 
 def _cut_again(
-    con: duckdb.DuckDBPyConnection, held: Open, scope: Scope, references: References, now: int, step: int
+    held: Open, parts_of: Iterable[tuple[Scope, Events]], references: References, now: int, step: int
 ) -> list[Part]:
     """Cuts the allocations of a scope from events of all kinds."""
     parts = []
-    for part, events in coverage_scope.read(con, scope):
+    for part, events in parts_of:
         pieces, running, last = cut(events.named, now)
         judged, until = coverage_links.judge(held, pieces, running, events, references)
         rows = coverage_rows.rows(part, judged, held.texts, references, step)

@@ -7,10 +7,11 @@ import pyarrow as pa
 
 from rules.asof import Ints
 from rules.reconciler.coverage_calls import Ongoing
+from rules.reconciler.coverage_events import Events
 from rules.reconciler.coverage_links import Judged
 from rules.reconciler.coverage_log import TEXTS
 from rules.reconciler.coverage_open import Open, Values
-from rules.reconciler.coverage_scope import Events, Scope
+from rules.reconciler.coverage_scope import Scope
 from rules.reconciler.coverage_sums import ENDED
 from rules.reconciler.pieces import Last
 

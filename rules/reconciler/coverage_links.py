@@ -11,9 +11,9 @@ import pyarrow as pa
 from rules.asof import Ints
 from rules.growing import ranges
 from rules.reconciler import links
+from rules.reconciler.coverage_events import Events
 from rules.reconciler.coverage_log import TEXTS
 from rules.reconciler.coverage_open import Open, numbered
-from rules.reconciler.coverage_scope import Events
 from rules.reconciler.links import Links
 from rules.reconciler.pieces import Mask, Pieces, Running
 from rules.references import References

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -66,19 +67,23 @@ def show(results: Mapping[str, Any]) -> None:
     """Prints tables."""
     about = results["machine"]
     title = f"{about['cpu']}, {about['cores']} cores, load {about['load_before']} before"
-    columns = ("events/s", "finding after ms: p50", "p99", "p99.9", "row after ms: p50", "p99", "p99.9")
-    table = Table(*columns, "max", "worker, % of a core", "kept up", title=title)
+    columns = ("events/s", "finding, ms", "row, ms", "batch, ms", "commit, ms", "worker, %", "kept up")
+    table = Table(*columns, title=title, caption="waits: 50 %, 99 %, 99.9 %; batch and commit: mean")
     for column in table.columns:
         column.justify = "right"
     for rate in results["rates"]:
-        finding, row = rate["finding_ms"] or {}, rate["row_ms"] or {}
-        cells = [f"{finding.get(name, '–'):,}" for name in ("p50", "p99", "p99.9")]
-        cells += [f"{row.get(name, '–'):,}" for name in ("p50", "p99", "p99.9", "max")]
-        kept_up = "yes" if rate["kept_up"] else "no"
-        table.add_row(f"{rate['rate']:,}", *cells, f"{rate['worker_cpu_percent']:.0f}", kept_up)
+        times = ["–" if rate[name] is None else f"{rate[name]:.0f}" for name in ("batch_ms", "commit_ms")]
+        table.add_row(
+            *(f"{rate['rate']:,}", _listed(rate["finding_ms"]), _listed(rate["row_ms"]), *times),
+            *(f"{rate['worker_cpu_percent']:.0f}", "yes" if rate["kept_up"] else "no"),
+        )
     Console().print(table)
     print(f"The most it takes of a backlog: {results['events_per_second_at_most']:,} events/s.")
     show_criteria(results["criteria"])
+
+
+def _listed(waits: Mapping[str, Any] | None) -> str:
+    return "–" if waits is None else "  ".join(f"{waits[name]:,.0f}" for name in ("p50", "p99", "p99.9"))
 
 
 def _make_topics(bootstrap: str) -> None:
@@ -134,13 +139,14 @@ class _Watched:
         start = time.time() + 0.5
         producer.begin(Run(rate - PROBES, seconds, start, _probes(PROBES, seconds)))
         time.sleep(start - time.time())
-        share = Share(self._worker.pid)
+        share, spent = Share(self._worker.pid), self._spent()
         time.sleep(seconds)
         percent, shipped = share.percent(), producer.end()
         wait_until(lambda: self._commits.rows >= before + shipped.count, "all events land", DRAIN_SECONDS)
         behind = self._commits.seen[-1].at - shipped.end
         landed = rows(self._commits.seen[first:])
         waits = finding_waits(landed, self._findings.messages[heard:])
+        means = {name: now.mean_ms_since(spent[name]) for name, now in self._spent().items()}
         reached = shipped.count / (shipped.end - shipped.start)
         return {
             "rate": round(rate),
@@ -148,8 +154,28 @@ class _Watched:
             "finding_ms": percentiles(waits * 1e3),
             "row_ms": percentiles(row_waits(landed) * 1e3),
             "worker_cpu_percent": percent,
+            **means,
             "kept_up": reached > 0.95 * rate and behind < KEPT_UP_SECONDS,
         }
+
+    def _spent(self) -> dict[str, "_Spent"]:
+        """What judging and writing a batch, and a commit, have taken so far: others wait for these."""
+        return {
+            f"{name}_ms": _Spent(
+                *(self._worker.metric(f"custody_{name}_seconds_{part}") for part in ("sum", "count"))
+            )
+            for name in ("batch", "commit")
+        }
+
+
+@dataclass(frozen=True)
+class _Spent:
+    seconds: float
+    count: float
+
+    def mean_ms_since(self, before: "_Spent") -> float | None:
+        count = self.count - before.count
+        return round(1e3 * (self.seconds - before.seconds) / count, 1) if count else None
 
 
 def _criteria(rates: Sequence[Mapping[str, Any]], most: float) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from schemas.json_scan import (
     place_of,
     scan,
 )
-from schemas.record import Field, Record, Type
+from schemas.record import Record, Type
 
 PIECE = 1 << 20
 """Bytes read at a time: few enough to be in a core's cache still when strings are copied out of them."""
@@ -65,6 +65,7 @@ class _Reader:
         for field, name in enumerate(names):
             place = place_of(len(name), name[0], name[-1])
             self._others[field], self._table[place] = self._table[place], field
+        self._texts = np.array([_KINDS[field.type] == IS_STRING for field in record.fields])
         self._permitted = np.array([_KINDS[field.type] | IS_NULL for field in record.fields])
 
     def piece(self, values: pa.BinaryArray, start: int) -> Parsed:
@@ -79,25 +80,22 @@ class _Reader:
             data, offsets, self._names, self._name_ends, self._table, self._others, self._permitted,
             rows, kinds, places, numbers, ends,
         )  # fmt: skip
-        null = np.ascontiguousarray((kinds[:count] == IS_NULL).T)
+        kinds, places, numbers = (np.ascontiguousarray(each[:count].T) for each in (kinds, places, numbers))
+        null = kinds == IS_NULL
         strings = _Strings(data, ends[: 2 * found + 2])
-        columns = [
-            self._column(field, strings, places[:count, at], numbers[:count, at], null[at])
-            for at, field in enumerate(self._fields)
-        ]
+        texts = iter(strings.columns(places[self._texts], null[self._texts]))
+        columns = []
+        for at, field in enumerate(self._fields):
+            match field.type:
+                case Type.INT:
+                    columns.append(pa.array(numbers[at], mask=null[at]))
+                case Type.BOOL:
+                    columns.append(pa.array(numbers[at] != 0, mask=null[at]))
+                case Type.STRINGS:
+                    columns.append(strings.lists(places[at], numbers[at], null[at]))
+                case _:
+                    columns.append(next(texts))
         return pa.Table.from_arrays(columns, schema=self._schema), rows[:count] + start
-
-    @staticmethod
-    def _column(field: Field, strings: "_Strings", places: Places, numbers: Ints, null: Mask) -> pa.Array:
-        match field.type:
-            case Type.INT:
-                return pa.array(numbers, mask=null)
-            case Type.BOOL:
-                return pa.array(numbers != 0, mask=null)
-            case Type.STRINGS:
-                return strings.lists(places, numbers, null)
-            case _:
-                return strings.column(places, null)
 
 
 _reader = cache(_Reader)
@@ -110,10 +108,13 @@ class _Strings:
         buffers = [None, pa.py_buffer(ends), pa.py_buffer(data)]
         self._all = pa.Array.from_buffers(pa.string(), len(ends) - 1, buffers)
 
-    def column(self, places: Places, null: Mask) -> pa.StringArray:
-        taken = self._all.take(pa.array(places))
+    def columns(self, places: Places, null: Mask) -> list[pa.StringArray]:
+        """Columns of strings; both arguments have one row a column. Copied at one go: calls are dear."""
+        taken = self._all.take(pa.array(places.ravel()))
         valid = pa.py_buffer(np.packbits(~null, bitorder="little"))
-        return pa.Array.from_buffers(pa.string(), len(taken), [valid, *taken.buffers()[1:]])
+        whole = pa.Array.from_buffers(pa.string(), null.size, [valid, *taken.buffers()[1:]])
+        columns, count = null.shape
+        return [whole.slice(column * count, count) for column in range(columns)]
 
     def lists(self, places: Places, lengths: Ints, null: Mask) -> pa.ListArray:
         """Lists from their first items' places."""

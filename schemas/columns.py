@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.json_guards import Ints, Mask
-from schemas.json_parse import Parsed, parse, parse_schema, views
+from schemas.json_parse import Parsed, blank_to_null, parse, parse_schema, views
 from schemas.record import MAX_BYTES, Field, Record, Type
 from schemas.rows import Rejected, Row, decode_row
 from schemas.times import mask, parse_dates, parse_times
@@ -131,11 +131,10 @@ def _parsers(count: int) -> list[Callable[[Record, pa.BinaryArray], list[Parsed]
 
 
 def _one_batch(record: Record, tables: list[pa.Table]) -> pa.RecordBatch:
-    whole = pa.concat_tables([parse_schema(record).empty_table(), *tables]).combine_chunks()
-    return pa.RecordBatch.from_arrays(
-        [column.chunk(0) if column.num_chunks else pa.array([], column.type) for column in whole.columns],
-        schema=whole.schema,
-    )
+    batches = [batch for table in tables for batch in table.to_batches()]
+    if not batches:
+        return pa.RecordBatch.from_pylist([], parse_schema(record))
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
 def _by_row(
@@ -171,7 +170,7 @@ def _splice(
 def _check(record: Record, parsed: pa.RecordBatch) -> tuple[pa.RecordBatch, _Reasons]:
     """The columns of the record from parsed ones, and the reason of each row that breaks the contract."""
     faults = _Reasons(parsed.num_rows)
-    given = [_blank_to_null(column) for column in parsed.columns]
+    given = parsed.columns
     for named, column in zip(record.fields, given, strict=True):
         if named.required and column.null_count:
             faults.give(f"missing:{named.name}", mask(column.is_null()))
@@ -187,13 +186,6 @@ def _check(record: Record, parsed: pa.RecordBatch) -> tuple[pa.RecordBatch, _Rea
             if not known.all():
                 faults.give(f"enum:{named.name}", ~known)
     return pa.RecordBatch.from_arrays(columns, schema=record.schema), faults
-
-
-def _blank_to_null(column: pa.Array) -> pa.Array:
-    """Empty strings are nulls; other types have none."""
-    if not pa.types.is_string(column.type) or pc.min(pc.binary_length(column)).as_py() != 0:
-        return column
-    return pc.if_else(pc.equal(column, ""), None, column)
 
 
 def _convert(named: Field, column: pa.Array) -> tuple[pa.Array, Mask | None]:
@@ -237,7 +229,7 @@ def _convert_objects(named: Field, lists: pa.ListArray) -> tuple[pa.ListArray, M
     wrong = mask(items.is_null())
     columns = []
     for inner in named.fields:
-        column, faulty = _convert(inner, _blank_to_null(items.field(inner.name)))
+        column, faulty = _convert(inner, blank_to_null(items.field(inner.name)))
         columns.append(column)
         if faulty is not None:
             wrong |= faulty

@@ -42,7 +42,7 @@ _KINDS = {
 def parse_flat(record: Record, values: pa.BinaryArray) -> list[Parsed]:
     """Tables of `parse_schema(record)` with the positions in `values` that their rows come from, ascending.
 
-    As `json_parse.parse`, for any payloads, except that empty strings have become nulls.
+    As `json_parse.parse`, for any payloads.
     """
     if any(field.type not in _KINDS for field in record.fields):
         return []
@@ -80,8 +80,8 @@ class _Reader:
             data, offsets, self._names, self._name_ends, self._table, self._others, self._permitted,
             rows, kinds, places, numbers, ends,
         )  # fmt: skip
-        kinds, places, numbers = (np.ascontiguousarray(each[:count].T) for each in (kinds, places, numbers))
-        null = kinds == IS_NULL
+        null = np.ascontiguousarray(kinds[:count].T) == IS_NULL
+        places, numbers = np.ascontiguousarray(places[:count].T), np.ascontiguousarray(numbers[:count].T)
         strings = _Strings(data, ends[: 2 * found + 2])
         texts = iter(strings.columns(places[self._texts], null[self._texts]))
         columns = []

@@ -56,15 +56,23 @@ def parse(record: Record, values: pa.BinaryArray) -> list[Parsed]:
 
     Every payload must be at least two bytes, begin with `{` and end, white space aside, with `}`. Positions
     not in the result are for the row decoder. Values are of the right JSON type, and everything else that
-    the contract calls `not_json` or `not_object`, or a repeated name, has been ruled out; an empty string,
-    a null in a list, bounds, times, enums and required fields have not been looked at.
+    the contract calls `not_json` or `not_object`, or a repeated name, has been ruled out. Empty strings have
+    become nulls, but not those in lists of objects; a null in a list, bounds, times, enums and required
+    fields have not been looked at.
     """
     parser = _Parser(record)
     return [
-        part
+        (_without_blanks(table), rows)
         for start, end in pieces(values, PIECE)
-        for part in parser.piece(values.slice(start, end - start), np.arange(start, end))
+        for table, rows in parser.piece(values.slice(start, end - start), np.arange(start, end))
     ]
+
+
+def blank_to_null(column: pa.Array) -> pa.Array:
+    """Empty strings are nulls; columns of other types have none."""
+    if not pa.types.is_string(column.type) or pc.min(pc.binary_length(column)).as_py() != 0:
+        return column
+    return pc.if_else(pc.equal(column, ""), None, column)
 
 
 def views(values: pa.BinaryArray) -> tuple[Ints, Bytes]:
@@ -74,6 +82,10 @@ def views(values: pa.BinaryArray) -> tuple[Ints, Bytes]:
     _, offsets, data = values.buffers()
     window = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
     return window.astype(np.int64), np.frombuffer(data if data is not None else b"", np.uint8)
+
+
+def _without_blanks(table: pa.Table) -> pa.Table:
+    return pa.Table.from_arrays([blank_to_null(column) for column in table.columns], schema=table.schema)
 
 
 def _parse_field(field: Field) -> pa.Field:

@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from rules.judge import Judge
 from rules.pipeline import Landing, admit_references, admit_ticks, judge_events
 from rules.references import References
@@ -56,7 +59,7 @@ class Judging:
         self.references = References(judge.columns)
         self._judge = judge
         self._topic_ids = topic_ids
-        self._published: OrderedDict[bytes, None] = OrderedDict()
+        self._published: OrderedDict[str, None] = OrderedDict()
 
     def load(self, lake: Lake, offsets: Mapping[Partition, int]) -> None:
         """Fill the index from the lake; `offsets` are the lake's."""
@@ -107,13 +110,14 @@ class Judging:
     def _messages(self, landings: Iterable[Landing], known: Mapping[Partition, int]) -> list[Message]:
         """The findings that fired for the first time, as far as is remembered."""
         now = datetime.now(UTC)
-        fresh = []
+        fresh: list[Message] = []
         for landing in landings:
-            if landing.findings.num_rows:
-                for key, value in findings.messages(landing.findings, known, now):
-                    if key not in self._published:
-                        fresh.append((key, value))
-                        self._published[key] = None
+            ids = landing.findings["finding_id"].dictionary_encode()
+            new = [name for name in ids.dictionary.to_pylist() if name not in self._published]
+            if new:
+                firings = landing.findings.filter(pc.is_in(ids, pa.array(new, pa.string())))
+                fresh += findings.messages(firings, known, now)
+                self._published.update(dict.fromkeys(new))
         while len(self._published) > REMEMBERED:
             self._published.popitem(last=False)
         return fresh

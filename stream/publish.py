@@ -23,8 +23,9 @@ class Publisher:
         self._settings = settings
         self._queue: deque[tuple[bytes, bytes]] = deque()
         self._filled = asyncio.Event()
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._put = 0  # messages so far
+        self._taken = 0  # how many of the first of them have been acknowledged
+        self._progress = asyncio.Event()
         self._producer = AIOKafkaProducer(
             **settings.aiokafka(), acks="all", linger_ms=5, compression_type="gzip"
         )
@@ -37,19 +38,23 @@ class Publisher:
 
     def put(self, messages: Iterable[tuple[bytes, bytes]]) -> None:
         """Queue messages (key, value) for sending."""
+        before = len(self._queue)
         self._queue.extend(messages)
+        self._put += len(self._queue) - before
         if self._queue:
-            self._empty.clear()
             self._filled.set()
 
     async def flush(self) -> None:
-        """Return when all that was put has been acknowledged by the broker.
+        """Return when all that was put before has been acknowledged by the broker.
 
         Raises SekishoError when the topic took nothing for as long as a broker may be away.
         """
-        limit = self._settings.broker_away_seconds
+        limit, wanted = self._settings.broker_away_seconds, self._put
         try:
-            await asyncio.wait_for(self._empty.wait(), limit)
+            async with asyncio.timeout(limit):
+                while self._taken < wanted:
+                    self._progress.clear()
+                    await self._progress.wait()
         except TimeoutError:
             raise SekishoError(
                 f"{TOPIC} has taken no findings for {limit:g} s; check the topic with sekisho doctor"
@@ -64,9 +69,11 @@ class Publisher:
             self._queue.extendleft(reversed(messages))
             if messages:
                 await asyncio.sleep(RETRY_SECONDS)
-            elif not self._queue:
+                continue
+            self._taken = self._put - len(self._queue)
+            self._progress.set()
+            if not self._queue:
                 self._filled.clear()
-                self._empty.set()
 
     async def _send(self, messages: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Send, and return what was not taken."""

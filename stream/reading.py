@@ -12,6 +12,8 @@ from stream.positions import Partition, Start
 from stream.settings import Settings
 
 ROOM = 2  # batches that may wait before agents do
+FEW = 0.05  # of `batch_rows`; a batch below costs more in queries than in records,
+PATIENCE = 2.5  # so it may wait this many times as long
 
 
 class Intake:
@@ -78,18 +80,27 @@ class Intake:
         self._add(fetch)
 
     def _add(self, fetch: Fetch) -> None:
+        due_before = self._wait
         if not self._fetches:
             self._since = time.monotonic()
             self.wake.set()  # who takes batches now knows when this one is due
         self._fetches.append(fetch)
         self._rows += len(fetch)
         self._bytes += fetch.bytes
-        if self._is_full:
+        if self._wait < due_before:
             self.wake.set()
 
     @property
     def _is_full(self) -> bool:
         return self._rows >= self._settings.batch_rows or self._bytes >= self._settings.batch_bytes
+
+    @property
+    def _wait(self) -> float:
+        """Seconds that the batch may wait from its first fetch on."""
+        if self._is_full:
+            return 0.0
+        few = self._rows < FEW * self._settings.batch_rows
+        return self._settings.batch_ms / 1000 * (PATIENCE if few else 1.0)
 
     @property
     def _is_crowded(self) -> bool:
@@ -100,9 +111,7 @@ class Intake:
         """Seconds until the batch is to be judged, None when it is empty."""
         if not self._fetches:
             return None
-        if self._is_full:
-            return 0.0
-        return max(0.0, self._since + self._settings.batch_ms / 1000 - time.monotonic())
+        return max(0.0, self._since + self._wait - time.monotonic()) if self._wait else 0.0
 
     def take(self) -> Batch:
         """The batch as it is, leaving an empty one."""

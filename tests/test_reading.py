@@ -112,6 +112,19 @@ def test_a_batch_is_due_by_rows_or_by_time() -> None:
     asyncio.run(run())
 
 
+def test_a_batch_of_few_records_may_wait_longer() -> None:
+    async def run() -> None:
+        found = intake(settings=Settings(batch_rows=100, batch_ms=1000))
+        await found.put(fetch(0, 4))
+        assert 1.0 < (found.due_in() or 0) <= 2.5
+        found.wake.clear()
+        await found.put(fetch(4, 1))
+        assert 0 < (found.due_in() or 0) <= 1.0
+        assert found.wake.is_set()
+
+    asyncio.run(run())
+
+
 def test_what_was_given_up_is_skipped_and_noted() -> None:
     async def run() -> Batch:
         found = intake({PLACE: Start(2, 5, Fetch(*PLACE, 5, 5))})

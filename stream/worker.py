@@ -3,8 +3,9 @@
     agents → Intake → judging thread → landing thread → lake
                              └→ custody.findings, acknowledged before the commit
 
-One batch is judged while the one before it is written. `_turn` is held by whoever moves batches on: the pump,
-a flush, or a seek, which drops what has not landed.
+Batches are judged while those before them are written or committed, so that a finding never waits for the
+disk. `_turn` is held by whoever moves batches on: the pump, a flush, or a seek, which drops what has not
+landed.
 """
 
 import asyncio
@@ -12,8 +13,10 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import TopicPartition
@@ -31,7 +34,7 @@ from stream.judging import Judged, Judging
 from stream.landing import Lander, found
 from stream.positions import Partition, Start, starts
 from stream.publish import Publisher
-from stream.reading import Intake
+from stream.reading import ROOM, Intake
 from stream.settings import Settings
 from stream.transport import App, fetch_topic, new_app
 
@@ -40,6 +43,14 @@ _log = logging.getLogger(__name__)
 TOPICS = (*EVENTS, *REFERENCES, TICK.topic)
 """What workers read; ticks are read once there is a topic of them, which a reconciler needs, not a worker."""
 STOP_SECONDS = 20.0  # for Faust to leave the group
+
+
+@dataclass(frozen=True)
+class _Landing:
+    """A judged batch of so many records on its way into the lake."""
+
+    rows: int
+    task: asyncio.Task[None]
 
 
 class Worker:
@@ -56,7 +67,7 @@ class Worker:
         self._judge_thread = ThreadPoolExecutor(1, "judging")
         self._land_thread = ThreadPoolExecutor(1, "landing")
         self._turn = asyncio.Lock()
-        self._landing: asyncio.Task[None] | None = None
+        self._landings: deque[_Landing] = deque()  # each waits for the one before it
         self._places: dict[Partition, Start] = {}
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._app: App = new_app(
@@ -201,34 +212,43 @@ class Worker:
         """Wait until a batch is due, the transaction is due, or the landing of a batch has ended."""
         self._intake.wake.clear()
         waits = [wait for wait in (self._intake.due_in(), self._commit_in()) if wait is not None]
-        if self._landing is not None and self._landing.done():
+        if self._landings and self._landings[0].task.done():
             return
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._intake.wake.wait(), min(waits) if waits else None)
 
     def _commit_in(self) -> float | None:
-        if not self._lander.is_open or self._landing is not None:
+        if not self._lander.is_open or self._landings:
             return None
         return max(0.0, self._settings.commit_seconds - self._lander.age)
 
     async def _step(self) -> None:
         if self._intake.due_in() == 0.0:
             await self._judge()
-        elif self._landing is None or self._landing.done():
-            await self._landed()
-            if self._lander.is_due:
-                await self._commit()
+            return
+        await self._landed(unless=lambda: not self._landings[0].task.done())
+        if not self._landings and self._lander.is_due:
+            await self._commit()
 
     async def _judge(self) -> None:
         began = time.monotonic()
         judged: Judged = await self._on(self._judge_thread, self._judging.judge, self._intake.take())
         self._publisher.put(judged.messages)
         found(judged, self._metrics)
-        await self._landed()
-        self._landing = asyncio.create_task(self._land(judged, began))
-        self._landing.add_done_callback(lambda _: self._intake.wake.set())
+        await self._landed(unless=lambda: self._has_room(judged))
+        before = self._landings[-1].task if self._landings else None
+        task = asyncio.create_task(self._land(judged, began, before))
+        task.add_done_callback(lambda _: self._intake.wake.set())
+        self._landings.append(_Landing(judged.rows, task))
 
-    async def _land(self, judged: Judged, began: float) -> None:
+    def _has_room(self, judged: Judged) -> bool:
+        """Whether the batch may wait to be written beside those that do."""
+        waiting = sum(landing.rows for landing in self._landings)
+        return waiting + judged.rows <= ROOM * self._settings.batch_rows
+
+    async def _land(self, judged: Judged, began: float, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await before
         if self._lander.must_commit_before(judged):
             await self._commit()
         await self._on(self._land_thread, self._lander.append, judged)
@@ -236,11 +256,12 @@ class Worker:
         if self._lander.is_due:
             await self._commit()
 
-    async def _landed(self) -> None:
-        """Wait for the batch that is being written; raises what it raised."""
-        if self._landing is not None:
-            landing, self._landing = self._landing, None
-            await landing
+    async def _landed(self, unless: Callable[[], bool] = lambda: False) -> None:
+        """Wait for batches that are being written, first to last, as long as there are any and `unless` does
+        not hold; raises what they raised.
+        """
+        while self._landings and not unless():
+            await self._landings.popleft().task
 
     async def _commit(self) -> None:
         await self._publisher.flush()
@@ -266,8 +287,9 @@ class Worker:
 
     async def _drop(self) -> None:
         self._intake.clear()
-        with contextlib.suppress(Conflict):
-            await self._landed()
+        while self._landings:
+            with contextlib.suppress(Conflict):
+                await self._landed()
         await self._on(self._land_thread, self._lander.abort)
 
     async def _learn(self, fetches: Sequence[Fetch]) -> None:

@@ -38,6 +38,8 @@ MB = {1_000_000: 1024, 10_000_000: 4096}  # of resident memory, by versions
 
 @dataclass(frozen=True)
 class Amount:
+    """Events in this process and over Kafka, the numbers compared, and how often each is measured."""
+
     events: int
     over_kafka: int
     versions: tuple[int, ...]

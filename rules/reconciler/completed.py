@@ -12,8 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rules.asof import Ints
 from rules.join import join
-from rules.judge import Judge
+from rules.judge import Judge, Judgement
+from rules.reconciler.parties import Told, lacking, union
 from rules.reconciler.parts import Part
 from rules.references import References
 from schemas.record import TIME, Record
@@ -30,9 +32,9 @@ def judge_rows(
     judge: Judge,
     parts: Sequence[Part],
     stale: Sequence[int],
-) -> None:
+) -> list[Told]:
     """Judges row rules for the scope where they may say other than what landed: fills `desired` and
-    `judged_row`.
+    `judged_row`. Returns, part by part, the parties that it looked up.
 
     What fired at landing, with nothing learned since, is not judged again: workers have said it.
 
@@ -43,17 +45,28 @@ def judge_rows(
         parts: the scope.
         stale: the step's commits that were judged without versions that are known now.
     """
-    for part in parts:
-        again = _again(part, stale)
-        for rows in _batches(part, again):
-            con.register("judged_rows", rows)
-            con.execute('INSERT INTO judged_row SELECT topic, "partition", "offset" FROM judged_rows')
-            con.unregister("judged_rows")
-            _note(con, _judge(part.record, rows, references, judge, None))
-        completes = pc.and_(pc.or_(*lacking(part)), pc.invert(again))
-        if part.is_new:
-            for rows in _batches(part, completes):
-                _note(con, _judge(part.record, rows, references, judge, rows["verdicts"]))
+    return [union(list(_judge_part(con, references, judge, part, stale))) for part in parts]
+
+
+def _judge_part(
+    con: duckdb.DuckDBPyConnection, references: References, judge: Judge, part: Part, stale: Sequence[int]
+) -> Iterator[Told]:
+    again = _again(part, stale)
+    for at, rows in _batches(part, again):
+        con.register("judged_rows", rows)
+        con.execute('INSERT INTO judged_row SELECT topic, "partition", "offset" FROM judged_rows')
+        con.unregister("judged_rows")
+        found, party = _judge(part.record, rows, references, judge, None)
+        _note(con, found)
+        yield Told(at, party)
+    if part.is_new:
+        lacks_party, lacks_authorization = lacking(part)
+        # without its allocation an event that names nobody is of an unknown party, once that is decided
+        completes = pc.or_(lacks_party, pc.and_(lacks_authorization, pa.array(part.in_effect >= 0)))
+        for at, rows in _batches(part, pc.and_(completes, pc.invert(again))):
+            found, party = _judge(part.record, rows, references, judge, rows["verdicts"])
+            _note(con, found)
+            yield Told(at, party)
 
 
 def _again(part: Part, stale: Sequence[int]) -> pa.BooleanArray:
@@ -65,8 +78,8 @@ def _again(part: Part, stale: Sequence[int]) -> pa.BooleanArray:
     return pc.is_in(part.column("commit"), pa.array(stale, pa.int32()))
 
 
-def _batches(part: Part, mask: pa.BooleanArray) -> Iterator[pa.RecordBatch]:
-    """The rows of the mask, with what their allocations name."""
+def _batches(part: Part, mask: pa.BooleanArray) -> Iterator[tuple[Ints, pa.RecordBatch]]:
+    """(numbers, rows with what their allocations name) of the mask."""
     at = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
     for start in range(0, len(at), BATCH_ROWS):
         chosen = at[start : start + BATCH_ROWS]
@@ -75,7 +88,7 @@ def _batches(part: Part, mask: pa.BooleanArray) -> Iterator[pa.RecordBatch]:
         for name in ("party_id_sent", "principal", "authorization_id", "t"):
             rows = rows.append_column(f"allocation_{name}", part.allocated[name].take(indices))
         (batch,) = rows.combine_chunks().to_batches()
-        yield batch
+        yield chosen, batch
 
 
 def _note(con: duckdb.DuckDBPyConnection, found: pa.Table) -> None:
@@ -91,53 +104,44 @@ def _judge(
     references: References,
     judge: Judge,
     verdicts: pa.ListArray | None,
-) -> pa.Table:
-    """Rows of `desired` for one batch; `verdicts` are those as sent, None to judge that too."""
+) -> tuple[pa.Table, pa.StringArray]:
+    """(rows of `desired`, the parties judged with) of one batch; `verdicts` are those as sent, of rows that
+    all lack something, or None to judge that too."""
+
+    def judged(events: pa.RecordBatch, completed: bool) -> tuple[Judgement, pa.StringArray]:
+        joined = join(record, events, events["broker_time"], references, wanted)
+        return judge.judge(record, joined, completed), joined.rows["party_id"]
+
     wanted = judge.columns_of(record) | judge.columns_of(record, "serials")
-    sent, broker_time = as_sent(record, rows), rows["broker_time"].cast(TIME)
+    sent = as_sent(record, rows)
     lacks_party, lacks_authorization = lacking(rows)
     allocated = rows["allocation_t"].is_valid()
-    take_party = pc.and_(lacks_party, allocated)
-    take_authorization = pc.and_(lacks_authorization, allocated)
-    # without its allocation an event that names nobody is of an unknown party, once that is decided
-    completes = pc.or_(pc.or_(take_party, take_authorization), lacks_party)
-    at = pa.array(np.flatnonzero(completes.to_numpy(zero_copy_only=False)))
-    completed = _complete(sent, rows, take_party, take_authorization).take(at)
-    again = join(record, completed, broker_time.take(at), references, wanted)
-    through = judge.judge(record, again, completed=True).firings
-    through = through.set_column(0, "row", at.take(through["row"]))
-
-    found = _nothing()
-    if verdicts is None:
-        joined = join(record, sent, broker_time, references, wanted)
-        judgement = judge.judge(record, joined)
-        party = pc.replace_with_mask(joined.rows["party_id"], completes, again.rows["party_id"])
-        due = pa.nulls(judgement.firings.num_rows, pa.timestamp("us"))
-        found = _desired(rows, judgement.firings, party, due)
-        verdicts = judgement.verdicts
+    take_party, take_authorization = pc.and_(lacks_party, allocated), pc.and_(lacks_authorization, allocated)
+    completed = _complete(sent, rows, take_party, take_authorization)
+    if verdicts is not None:
+        judgement, party = judged(completed, True)
+        found, through = [], judgement.firings
     else:
-        party = pc.replace_with_mask(pa.nulls(rows.num_rows, pa.string()), completes, again.rows["party_id"])
+        judgement, party = judged(sent, False)
+        verdicts = judgement.verdicts
+        completes = pc.or_(lacks_party, take_authorization)
+        at = pa.array(np.flatnonzero(completes.to_numpy(zero_copy_only=False)))
+        again, theirs = judged(completed.take(at), True)
+        through = again.firings.set_column(0, "row", at.take(again.firings["row"]))
+        party = pc.replace_with_mask(party, completes, theirs)
+        found = [_desired(rows, judgement.firings, party, None)]
     through = _beyond(through, verdicts)
     undecided = pc.and_(lacks_party, pc.invert(allocated)).take(through["row"])
     due = pc.if_else(undecided, rows["t"].take(through["row"]), pa.scalar(None, pa.timestamp("us")))
-    return pa.concat_tables([found, _desired(rows, through, party, due)])
+    return pa.concat_tables([*found, _desired(rows, through, party, due)]), party
 
 
 def as_sent(record: Record, rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Kept rows with the columns of the stream's record, as they were sent."""
+    """Kept rows with the columns of the stream's record, as they were sent, and their broker times."""
+    schema = record.schema.append(pa.field("broker_time", TIME))
     return pa.RecordBatch.from_arrays(
-        [rows[_NAMED.get(field.name, field.name)].cast(field.type) for field in record.schema],
-        schema=record.schema,
+        [rows[_NAMED.get(field.name, field.name)].cast(field.type) for field in schema], schema=schema
     )
-
-
-def lacking(rows: pa.RecordBatch | Part) -> tuple[pa.BooleanArray, pa.BooleanArray]:
-    """(names neither party nor principal, names no authorization) of events that name an allocation; an
-    `allocated` event lacks nothing that another could tell."""
-    read = rows.column if isinstance(rows, Part) else rows.__getitem__
-    asks = pc.and_(read("allocation_id").is_valid(), pc.not_equal(read("action"), "allocated"))
-    nobody = pc.and_(read("party_id_sent").is_null(), read("principal").is_null())
-    return pc.and_(asks, nobody), pc.and_(asks, read("authorization_id").is_null())
 
 
 def _complete(
@@ -169,28 +173,19 @@ def _beyond(firings: pa.RecordBatch, verdicts: pa.ListArray) -> pa.RecordBatch:
     return firings.filter(pa.array(~np.isin(added, rows * width + codes[1])))
 
 
-def _desired(rows: pa.RecordBatch, firings: pa.RecordBatch, party: pa.Array, due: pa.Array) -> pa.Table:
+def _desired(
+    rows: pa.RecordBatch, firings: pa.RecordBatch, party: pa.StringArray, due: pa.Array | None
+) -> pa.Table:
+    """Rows of `desired`; `due`: when each is, None for at once."""
     at = firings["row"]
     return pa.table(
         {
             "rule_id": firings["rule_id"],
             "subject": firings["subject"],
             **{name: rows[name].take(at) for name in _PLACES},
-            "due": due,
+            "due": pa.nulls(len(at), pa.timestamp("us")) if due is None else due,
             "party_id": party.take(at),
             "allocation_id": rows["allocation_id"].take(at),
             "confirmed": pa.repeat(False, len(at)),
         }
     )
-
-
-def _nothing() -> pa.Table:
-    text, moment = pa.string(), pa.timestamp("us")
-    schema = pa.schema(
-        [
-            *[("rule_id", text), ("subject", text), ("topic", text), ("partition", pa.int32())],
-            *[("offset", pa.int64()), ("source", text), ("event_id", text), ("t", moment)],
-            *[("due", moment), ("party_id", text), ("allocation_id", text), ("confirmed", pa.bool_())],
-        ]
-    )
-    return schema.empty_table()

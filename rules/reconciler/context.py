@@ -3,6 +3,7 @@ was open, placed and released around it. `rules.reconciler.views` gives the rule
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import duckdb
@@ -10,23 +11,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rules.asof import Ints
-from rules.join import parties
 from rules.reconciler import intervals, store
+from rules.reconciler.parties import Told, judged_with, of_allocation, union
 from rules.reconciler.parts import Part, parts
 from rules.reconciler.state import has_rows
 from rules.references import References
-from rules.versions import Mask, times
+from rules.versions import times
 from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
 from schemas.reference import AUTHORIZATION, PARTY
 
 COLUMNS = frozenset({"P.brokers", "A.max_accelerators"})
 """What is needed of the reference versions."""
 
-_SEEN = (
-    *("topic", "partition", "offset", "source", "event_id", "t"),
-    *("action", "allocation_id", "party_id_sent", "principal"),
-)
+_SEEN = ("topic", "partition", "offset", "source", "event_id", "t", "action", "allocation_id")
 _SEEN_OF = {
     ALLOCATION.name: ("authorization_id", "model", "accelerators", "serials"),
     ACCESS.name: (),
@@ -34,20 +31,25 @@ _SEEN_OF = {
 }
 """The columns of an event that such rules see, of every stream and of each."""
 
+_SEEN_AS = {
+    ALLOCATION.name: "judged_allocation",
+    ACCESS.name: "chain_scope_access",
+    PLACEMENT.name: "chain_scope_placement",
+}
+
 _AT = 'topic, "partition", "offset"'
 
 _ASKED_AUTHORIZATION = f"""
 CREATE OR REPLACE TEMP TABLE asked_authorization AS
 SELECT {_AT}, authorization_id AS key, t, allocation_id FROM judged_allocation
-WHERE chain_rules AND max_accelerators IS NOT NULL
+WHERE max_accelerators IS NOT NULL
 """
 
 _ALLOCATED = f"""
 CREATE OR REPLACE TEMP TABLE chain_scope_allocated AS
 SELECT s.* EXCLUDE (accelerators), {intervals.ACCELERATORS}::HUGEINT AS accelerators,
   coalesce(o.beside, 0)::HUGEINT AS others_open
-FROM judged_allocation s LEFT JOIN ({{beside}}) o USING ({_AT})
-WHERE s.chain_rules;
+FROM judged_allocation s LEFT JOIN ({{beside}}) o USING ({_AT});
 
 CREATE OR REPLACE TEMP TABLE asked_code AS
 SELECT {_AT}, t, allocation_id, hash(serial) AS key
@@ -78,28 +80,15 @@ CREATE OR REPLACE TEMP TABLE context_released AS
 SELECT allocation_id, t FROM step_released SEMI JOIN chain_scope_allocated USING (allocation_id);
 """
 
+_RELEASED_ONLY = """
+SELECT a.number FROM asked_release a JOIN step_released r USING (allocation_id) WHERE r.t <= a.t
+"""
+
 _NOTHING_ALLOCATED = """
 DELETE FROM chain_scope_allocated; DELETE FROM chain_serial;
 """
 
-_VIEWS = f"""
-CREATE OR REPLACE TEMP VIEW chain_scope_access AS
-SELECT s.*, CASE
-  WHEN s.allocated_at IS NULL THEN CASE WHEN r.t <= s.t THEN 'released' END
-  WHEN s.allocation_released_at <= s.t THEN 'released'
-  ELSE 'allocated' END AS last_action
-FROM judged_access s
-LEFT JOIN (
-  SELECT allocation_id, min(t) AS t FROM step_released GROUP BY allocation_id) r USING (allocation_id)
-WHERE s.chain_rules;
-
-CREATE OR REPLACE TEMP VIEW chain_scope_placement AS FROM judged_placement WHERE chain_rules;
-
-CREATE OR REPLACE TEMP VIEW judged_party AS
-SELECT {_AT}, party_id, allocation_id FROM judged_allocation
-UNION ALL SELECT {_AT}, party_id, allocation_id FROM judged_access
-UNION ALL SELECT {_AT}, party_id, allocation_id FROM judged_placement;
-
+_OLDER = f"""
 CREATE OR REPLACE TEMP VIEW older_event AS
 SELECT {_AT}, chain_rules FROM older_allocation UNION ALL SELECT {_AT}, chain_rules FROM older_access
 UNION ALL SELECT {_AT}, chain_rules FROM older_placement;
@@ -115,28 +104,66 @@ FROM scope_same_id s LEFT JOIN judged_party p USING ({_AT});
 
 def create(con: duckdb.DuckDBPyConnection, references: References) -> None:
     """Makes the views and tables that rules see, for this connection; `scope.create` comes first."""
+    con.execute(_OLDER)
     nothing = parts(con, {record.name: store.nothing_new(record) for record in EVENTS.values()})
-    for part in nothing:
-        con.register(f"judged_{part.record.name}", _judged(part, references))
+    _register(con, references, nothing, [union([])] * len(nothing), (), every_party=False)
     _allocated(con)
-    con.execute(_VIEWS)
 
 
-def build(con: duckdb.DuckDBPyConnection, references: References, scope: Sequence[Part]) -> None:
+def build(
+    con: duckdb.DuckDBPyConnection,
+    references: References,
+    scope: Sequence[Part],
+    told: Sequence[Told],
+    current: Sequence[int],
+) -> None:
     """Fills `chain_scope_*`, `chain_serial`, `context_*` and `judged_party` with the scope, and
     `judged_chain` with what of it was judged before. Expects the new accesses and placements not to be kept
-    yet."""
-    for record in EVENTS.values():
-        found = [_judged(part, references) for part in scope if part.record is record]
-        con.register(f"judged_{record.name}", pa.concat_tables(found))
+    yet.
+
+    Args:
+        con: the state.
+        references: all versions known now.
+        scope: the events.
+        told: what judging row rules again has found of their parties.
+        current: the step's commits that were judged with exactly the versions that are known now.
+    """
+    in_conflict = has_rows(con, "scope_same_id")
+    _register(con, references, scope, told, current, every_party=in_conflict)
     if any(part.rows.num_rows for part in scope if part.record is ALLOCATION):
         _allocated(con)
     else:
         con.execute(_NOTHING_ALLOCATED)
-    if has_rows(con, "scope_same_id"):
+    if in_conflict:
         con.execute(_SAME_ID)
     if any(not part.is_new for part in scope):
         con.execute(f"INSERT INTO judged_chain SELECT {_AT} FROM older_event WHERE chain_rules")
+
+
+def _register(
+    con: duckdb.DuckDBPyConnection,
+    references: References,
+    scope: Sequence[Part],
+    told: Sequence[Told],
+    current: Sequence[int],
+    every_party: bool,
+) -> None:
+    """Gives `judged_allocation`, `chain_scope_access`, `chain_scope_placement` and `judged_party` their
+    names. Of new events `judged_party` has those with verdicts, whose firings workers wrote, or else all."""
+    seen: dict[str, list[pa.Table]] = {record.name: [] for record in EVENTS.values()}
+    judged = []
+    for part, found in zip(scope, told, strict=True):
+        party = judged_with(part, found, current, references)
+        rows = part.rows.select(["topic", "partition", "offset", "allocation_id"]).append_column(
+            "party_id", party
+        )
+        if part.is_new and not every_party:
+            rows = rows.filter(pc.greater(pc.list_value_length(part.column("verdicts")), 0))
+        judged.append(rows)
+        seen[part.record.name].append(_seen(con, *_chosen(part, party), references))
+    con.register("judged_party", pa.concat_tables(judged))
+    for name, table in _SEEN_AS.items():
+        con.register(table, pa.concat_tables(seen[name]))
 
 
 def _allocated(con: duckdb.DuckDBPyConnection) -> None:
@@ -148,55 +175,64 @@ def _allocated(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(_PLACES.format(since=since))
 
 
-def _judged(part: Part, references: References) -> pa.Table:
+def _chosen(part: Part, party: pa.StringArray) -> tuple[Part, pa.StringArray]:
+    """Those that deadline and sweep rules judge: nearly always all, which need no copy."""
+    chosen = part.chain_rules
+    if pc.all(chosen).as_py():  # null for none
+        return part, party
+    in_effect = part.in_effect[chosen.to_numpy(zero_copy_only=False)]
+    return replace(part, rows=part.rows.filter(chosen), in_effect=in_effect), party.filter(chosen)
+
+
+def _seen(
+    con: duckdb.DuckDBPyConnection, part: Part, party: pa.StringArray, references: References
+) -> pa.Table:
     """Events as deadline and sweep rules see them: with the party each is judged with, and by stream what
     else the rules ask for."""
-    record, t = part.record, times(part.column("t"))
-    columns = {name: part.rows[name] for name in (*_SEEN, *_SEEN_OF[record.name])}
-    columns["chain_rules"] = part.chain_rules
-    sent, principal = part.column("party_id_sent"), part.column("principal")
-    own = _party(sent, principal, t, references)
-    through = _party(part.of_allocation("party_id_sent"), part.of_allocation("principal"), t, references)
-    nobody = (sent.is_null().to_numpy(zero_copy_only=False)) & principal.is_null().to_numpy(
-        zero_copy_only=False
-    )
-    if record is ALLOCATION:  # an `allocated` event is completed by nothing
-        nobody &= pc.equal(part.column("action"), "released").to_numpy(zero_copy_only=False)
-    columns["party_id"] = _ids(np.where(nobody, through, own), references)
-    if record is ALLOCATION:
+    columns = {name: part.rows[name] for name in (*_SEEN, *_SEEN_OF[part.record.name])}
+    columns["party_id"] = party
+    if part.record is ALLOCATION:
+        t = times(part.column("t"))
         authorization = references.at(AUTHORIZATION, part.column("authorization_id"), t)
         (columns["max_accelerators"],) = references.columns(
             AUTHORIZATION, authorization, ["max_accelerators"]
         )
         return pa.table(columns)
     columns["allocated_at"] = part.moment_of_allocation("t")
-    if record is PLACEMENT:
+    if part.record is PLACEMENT:
         columns["allocation_serials"] = part.of_allocation("serials").dictionary_decode()
         return pa.table(columns)
-    columns["allocation_released_at"] = part.moment_of_allocation("released_at")
-    differ = (own >= 0) & (through >= 0) & (own != through)
-    for name, party in (("own", own), ("allocation", through)):
-        columns[f"{name}_party_id"] = _ids(party, references)
-        columns[f"{name}_brokers"] = _brokers(party, differ, references)
-    return pa.table(columns)
+    return pa.table({**columns, "last_action": _last_action(con, part), **_both(part, party, references)})
 
 
-def _brokers(party: Ints, asked: Mask, references: References) -> pa.Array:
-    """The brokers of the parties where they are asked for, which is nearly nowhere."""
-    (brokers,) = references.columns(PARTY, party[asked], ["brokers"])
-    if not len(brokers):
-        return pa.nulls(len(party), brokers.type)
-    return brokers.take(pa.array(np.cumsum(asked) - 1, mask=~asked))
+def _last_action(con: duckdb.DuckDBPyConnection, part: Part) -> pa.DictionaryArray:
+    """What was done to each event's allocation last: `allocated`, `released`, or null for nothing."""
+    t = part.column("t")
+    released = pc.less_equal(part.moment_of_allocation("released_at"), t).fill_null(False)
+    action = np.array(released.cast(pa.int8()))
+    nothing = part.in_effect < 0
+    ask = np.flatnonzero(nothing & part.column("allocation_id").is_valid().to_numpy(zero_copy_only=False))
+    if len(ask):  # there may be releases of what was never allocated
+        rows = part.rows.select(["allocation_id", "t"]).take(pa.array(ask))
+        con.register("asked_release", rows.append_column("number", pa.array(ask)))
+        found = con.sql(_RELEASED_ONLY).fetchnumpy()["number"]
+        con.unregister("asked_release")
+        action[found], nothing[found] = 1, False
+    return pa.DictionaryArray.from_arrays(pa.array(action, mask=nothing), ["allocated", "released"])
 
 
-def _party(sent: pa.Array, principal: pa.Array, t: Ints, references: References) -> Ints:
-    """The row of the party in force that each event's party or else its principal leads to, or -1."""
-    party, _ = parties(pa.RecordBatch.from_pydict({"party_id": sent, "principal": principal}), t, references)
-    return party
-
-
-def _ids(party: Ints, references: References) -> pa.Array:
-    """The parties' ids, each text once."""
-    encoded = pa.array(party).dictionary_encode()
-    ids = references.ids(PARTY, encoded.dictionary.to_numpy())
-    return pa.DictionaryArray.from_arrays(encoded.indices, ids)
+def _both(part: Part, party: pa.StringArray, references: References) -> dict[str, pa.Array]:
+    """The party that each access names itself, the one of its allocation, and the brokers of both where they
+    differ, which is nearly nowhere."""
+    nobody = pc.and_(part.column("party_id_sent").is_null(), part.column("principal").is_null())
+    own = pc.if_else(nobody, pa.scalar(None, pa.string()), party)
+    through = of_allocation(part, party, references)
+    differ = pc.not_equal(own, through).fill_null(False).to_numpy(zero_copy_only=False)
+    ask = np.flatnonzero(differ)
+    at, t = pa.array(ask), times(part.column("t"))[ask]
+    columns = {}
+    for name, ids in (("own", own), ("allocation", through)):
+        (brokers,) = references.columns(PARTY, references.at(PARTY, ids.take(at), t), ["brokers"])
+        columns[f"{name}_party_id"] = ids
+        columns[f"{name}_brokers"] = brokers.take(pa.array(np.cumsum(differ) - 1, mask=~differ))
+    return columns

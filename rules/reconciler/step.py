@@ -5,7 +5,7 @@ cut. Pure: no clock (`at` is handed in), no lake; what is remembered is in the s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -106,14 +106,14 @@ class Reconciler:
         self._con.execute("BEGIN")
         for table in _STEP_TABLES:
             self._con.execute(f"DELETE FROM {table}")
-        stale = self._learn(given)
+        with_versions = self._learn(given)
         found, new = self._take(given)
         reaching = reach.is_reaching(self._con)
         scope.build(self._con, new, found.gone.num_rows, reaching)
         store.keep(self._con, ALLOCATION)
         judged = parts(self._con, new)
-        completed.judge_rows(self._con, self.references, self._judge, judged, stale)
-        context.build(self._con, self.references, judged)
+        told = completed.judge_rows(self._con, self.references, self._judge, judged, with_versions.less)
+        context.build(self._con, self.references, judged, told, with_versions.same)
         mark = self._look_at_sources(given, new)
         views.run(self._con, self._queries)
         findings.absorb_workers(self._con, given.firings)
@@ -157,8 +157,8 @@ class Reconciler:
     def close(self) -> None:
         self._con.close()
 
-    def _learn(self, given: StepInput) -> list[int]:
-        """Takes in new reference versions; returns the commits that were judged without them."""
+    def _learn(self, given: StepInput) -> "_Judged":
+        """Takes in new reference versions; returns with which of them the commits were judged."""
         reach.follow(self._con, given.references)
         for record, versions in given.references:
             self.references.add(record, versions)
@@ -166,15 +166,15 @@ class Reconciler:
                 sources.add_versions(self._con, versions)
         for (topic, partition), offset in given.read.items():
             self.references.note_read(topic, partition, offset)
-        return [
-            index
-            for index, known in enumerate(given.known)
-            if any(
-                known.get(partition, 0) < offset
-                for partition, offset in self.references.known.items()
-                if partition[0] in reach.TOPICS
-            )
-        ]
+        now = {place: offset for place, offset in self.references.known.items() if place[0] in reach.TOPICS}
+        judged = _Judged([], [])
+        for index, known in enumerate(given.known):
+            then = {place: offset for place, offset in known.items() if place[0] in reach.TOPICS}
+            if any(then.get(place, 0) < offset for place, offset in now.items()):
+                judged.less.append(index)
+            elif not any(now.get(place, 0) < offset for place, offset in then.items()):
+                judged.same.append(index)
+        return judged
 
     def _take(self, given: StepInput) -> tuple[duplicates.Found, dict[str, pa.Table]]:
         """Sorts out duplicates; what is new becomes `new_*`, what turns out to be one `gone_*`."""
@@ -233,6 +233,15 @@ class Reconciler:
 
     def _events_of(self, stream: str, table: str, column: str) -> str:
         return store.events_of(self._con, EVENTS[f"custody.{stream}"], table, column)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The step's commits that were judged without versions that are known now, and those that were judged
+    with exactly these; others were judged with versions that are still to come."""
+
+    less: list[int]
+    same: list[int]
 
 
 def _chosen(rows: pa.Table, mask: Mask) -> pa.Table:

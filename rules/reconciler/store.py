@@ -71,7 +71,7 @@ def kept(landed: pa.Table, record: Record) -> pa.Table:
         origin = "occurred_at" if name == "t" else name
         column = landed[origin]
         taken[name] = column.cast(pa.timestamp("us")) if pa.types.is_timestamp(column.type) else column
-    for name in ("verdicts", "commit"):
+    for name in ("party_id", "verdicts", "commit"):
         if name in landed.column_names:
             taken[name] = landed[name]
     return pa.table(taken)
@@ -88,8 +88,9 @@ def _numbered(rows: pa.Table) -> pa.Table:
 
 
 def take_new(con: duckdb.DuckDBPyConnection, originals: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
-    """Gives the step's originals their names: `new_<stream>` (kept columns, `verdicts`, `commit`, and their
-    `number` from 0) and the narrow `new_event`. They are views of the Arrow tables; nothing is copied.
+    """Gives the step's originals their names: `new_<stream>` (kept columns, `party_id` and `verdicts` as
+    landed, `commit`, and their `number` from 0) and the narrow `new_event`. They are views of the Arrow
+    tables; nothing is copied.
 
     `originals`: per stream the landed rows that are no duplicates. Returns what is registered.
     """

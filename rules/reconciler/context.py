@@ -23,7 +23,8 @@ from schemas.reference import AUTHORIZATION, PARTY
 COLUMNS = frozenset({"P.brokers", "A.max_accelerators"})
 """What is needed of the reference versions."""
 
-_SEEN = ("topic", "partition", "offset", "source", "event_id", "t", "action", "allocation_id")
+_PLACE = ("topic", "partition", "offset")
+_SEEN = (*_PLACE, "source", "event_id", "t", "action", "allocation_id")
 _SEEN_OF = {
     ALLOCATION.name: ("authorization_id", "model", "accelerators", "serials"),
     ACCESS.name: (),
@@ -31,41 +32,41 @@ _SEEN_OF = {
 }
 """The columns of an event that such rules see, of every stream and of each."""
 
-_SEEN_AS = {
-    ALLOCATION.name: "judged_allocation",
-    ACCESS.name: "chain_scope_access",
-    PLACEMENT.name: "chain_scope_placement",
-}
-
 _AT = 'topic, "partition", "offset"'
 
-_ASKED_AUTHORIZATION = f"""
+_ASKED_AUTHORIZATION = """
 CREATE OR REPLACE TEMP TABLE asked_authorization AS
-SELECT {_AT}, authorization_id AS key, t, allocation_id FROM judged_allocation
+SELECT number, authorization_id AS key, t, allocation_id FROM judged_allocation
 WHERE max_accelerators IS NOT NULL
 """
 
-_ALLOCATED = f"""
-CREATE OR REPLACE TEMP TABLE chain_scope_allocated AS
-SELECT s.* EXCLUDE (accelerators), {intervals.ACCELERATORS}::HUGEINT AS accelerators,
-  coalesce(o.beside, 0)::HUGEINT AS others_open
-FROM judged_allocation s LEFT JOIN ({{beside}}) o USING ({_AT});
+_OPEN = "INSERT INTO others_open SELECT number, beside FROM ({beside}) WHERE beside <> 0"
 
-CREATE OR REPLACE TEMP TABLE asked_code AS
-SELECT {_AT}, t, allocation_id, hash(serial) AS key
-FROM (SELECT {_AT}, t, allocation_id, unnest(list_distinct(serials)) AS serial FROM chain_scope_allocated);
+_ALLOCATED = f"""
+CREATE TEMP VIEW chain_scope_allocated AS
+SELECT s.* EXCLUDE (number, accelerators), {intervals.ACCELERATORS}::HUGEINT AS accelerators,
+  coalesce(o.beside, 0)::HUGEINT AS others_open
+FROM judged_allocation s LEFT JOIN others_open o USING (number)
 """
+
+_ASKED_CODE = """
+CREATE OR REPLACE TEMP TABLE asked_code AS
+SELECT t, allocation_id, hash(serial) AS code
+FROM (SELECT t, allocation_id, unnest(serials) AS serial FROM judged_allocation)
+"""
+
+_SHARED_CODE = "CREATE OR REPLACE TEMP TABLE shared_code AS {shared}"
 
 _ASKED_SERIAL = f"""
 CREATE OR REPLACE TEMP TABLE asked_serial AS
-SELECT DISTINCT {_AT}, s.source, s.event_id, s.t, s.allocation_id, s.party_id, serial, serial AS key
-FROM (SELECT *, unnest(serials) AS serial FROM chain_scope_allocated) s SEMI JOIN (
-  SELECT {_AT} FROM ({{beside}}) WHERE beside > 0) USING ({_AT})
+SELECT DISTINCT {_AT}, source, event_id, t, allocation_id, party_id, serial, serial AS key
+FROM (SELECT *, unnest(serials) AS serial FROM judged_allocation)
+WHERE hash(serial) IN (SELECT code FROM shared_code)
 """
-"""Serials are counted by their codes, and by their text where another may have it: nearly none does."""
+"""Serials are counted only where another allocation may list them, too: nearly none is."""
 
 _SERIAL = """
-CREATE OR REPLACE TEMP TABLE chain_serial AS
+INSERT INTO chain_serial BY NAME
 SELECT * EXCLUDE (beside), beside AS held_by FROM ({beside}) WHERE beside > 0
 """
 
@@ -74,22 +75,24 @@ CREATE OR REPLACE TEMP TABLE context_placed AS
 SELECT allocation_id, t, action FROM (
   SELECT allocation_id, t, action FROM recent_placement WHERE t >= {since} - INTERVAL 1 DAY
   UNION ALL SELECT allocation_id, t, action FROM new_placement)
-SEMI JOIN chain_scope_allocated USING (allocation_id);
+SEMI JOIN judged_allocation USING (allocation_id);
 
 CREATE OR REPLACE TEMP TABLE context_released AS
-SELECT allocation_id, t FROM step_released SEMI JOIN chain_scope_allocated USING (allocation_id);
+SELECT allocation_id, t FROM step_released SEMI JOIN judged_allocation USING (allocation_id);
 """
 
 _RELEASED_ONLY = """
 SELECT a.number FROM asked_release a JOIN step_released r USING (allocation_id) WHERE r.t <= a.t
 """
 
-_NOTHING_ALLOCATED = """
-DELETE FROM chain_scope_allocated; DELETE FROM chain_serial;
-"""
+_CREATE = f"""
+CREATE TEMP TABLE others_open (number BIGINT, beside HUGEINT);
 
-_OLDER = f"""
-CREATE OR REPLACE TEMP VIEW older_event AS
+CREATE TEMP TABLE chain_serial (
+  topic VARCHAR, "partition" INTEGER, "offset" BIGINT, source VARCHAR, event_id VARCHAR, t TIMESTAMP,
+  allocation_id VARCHAR, party_id VARCHAR, serial VARCHAR, held_by HUGEINT);
+
+CREATE TEMP VIEW older_event AS
 SELECT {_AT}, chain_rules FROM older_allocation UNION ALL SELECT {_AT}, chain_rules FROM older_access
 UNION ALL SELECT {_AT}, chain_rules FROM older_placement;
 """
@@ -104,10 +107,11 @@ FROM scope_same_id s LEFT JOIN judged_party p USING ({_AT});
 
 def create(con: duckdb.DuckDBPyConnection, references: References) -> None:
     """Makes the views and tables that rules see, for this connection; `scope.create` comes first."""
-    con.execute(_OLDER)
+    con.execute(_CREATE)
     nothing = parts(con, {record.name: store.nothing_new(record) for record in EVENTS.values()})
     _register(con, references, nothing, [union([])] * len(nothing), (), every_party=False)
-    _allocated(con)
+    con.execute(_ALLOCATED)
+    _look_around(con)
 
 
 def build(
@@ -129,11 +133,13 @@ def build(
         current: the step's commits that were judged with exactly the versions that are known now.
     """
     in_conflict = has_rows(con, "scope_same_id")
-    _register(con, references, scope, told, current, every_party=in_conflict)
-    if any(part.rows.num_rows for part in scope if part.record is ALLOCATION):
-        _allocated(con)
-    else:
-        con.execute(_NOTHING_ALLOCATED)
+    allocated = _register(con, references, scope, told, current, every_party=in_conflict)
+    con.execute("DELETE FROM others_open; DELETE FROM chain_serial")
+    if allocated.num_rows:
+        _look_around(con)
+        if allocated["max_accelerators"].null_count < allocated.num_rows:
+            _count_open(con)
+        _count_serials(con)
     if in_conflict:
         con.execute(_SAME_ID)
     if any(not part.is_new for part in scope):
@@ -147,32 +153,48 @@ def _register(
     told: Sequence[Told],
     current: Sequence[int],
     every_party: bool,
-) -> None:
+) -> pa.Table:
     """Gives `judged_allocation`, `chain_scope_access`, `chain_scope_placement` and `judged_party` their
-    names. Of new events `judged_party` has those with verdicts, whose firings workers wrote, or else all."""
+    names, and returns the first. Of new events `judged_party` has those with verdicts, whose firings workers
+    wrote, or else all."""
     seen: dict[str, list[pa.Table]] = {record.name: [] for record in EVENTS.values()}
     judged = []
     for part, found in zip(scope, told, strict=True):
         party = judged_with(part, found, current, references)
-        rows = part.rows.select(["topic", "partition", "offset", "allocation_id"]).append_column(
-            "party_id", party
-        )
+        rows = part.rows.select([*_PLACE, "allocation_id"]).append_column("party_id", party)
         if part.is_new and not every_party:
             rows = rows.filter(pc.greater(pc.list_value_length(part.column("verdicts")), 0))
         judged.append(rows)
         seen[part.record.name].append(_seen(con, *_chosen(part, party), references))
     con.register("judged_party", pa.concat_tables(judged))
-    for name, table in _SEEN_AS.items():
-        con.register(table, pa.concat_tables(seen[name]))
+    tables = {name: pa.concat_tables(rows) for name, rows in seen.items()}
+    allocated = tables[ALLOCATION.name]
+    allocated = allocated.append_column("number", pa.array(np.arange(allocated.num_rows)))
+    con.register("judged_allocation", allocated)
+    con.register("chain_scope_access", tables[ACCESS.name])
+    con.register("chain_scope_placement", tables[PLACEMENT.name])
+    return allocated
 
 
-def _allocated(con: duckdb.DuckDBPyConnection) -> None:
-    con.execute(_ASKED_AUTHORIZATION)
-    con.execute(_ALLOCATED.format(beside=intervals.beside_authorization(con, "asked_authorization")))
-    con.execute(_ASKED_SERIAL.format(beside=intervals.beside_code(con, "asked_code")))
-    con.execute(_SERIAL.format(beside=intervals.beside_serial(con, "asked_serial")))
-    since = intervals.least(con, "chain_scope_allocated", "t") or intervals.moment(datetime.max)
+def _look_around(con: duckdb.DuckDBPyConnection) -> None:
+    """What was placed and released of the allocations judged."""
+    since = intervals.least(con, "judged_allocation", "t") or intervals.moment(datetime.max)
     con.execute(_PLACES.format(since=since))
+
+
+def _count_open(con: duckdb.DuckDBPyConnection) -> None:
+    """What was open beside them under one authorization."""
+    con.execute(_ASKED_AUTHORIZATION)
+    con.execute(_OPEN.format(beside=intervals.beside_authorization(con, "asked_authorization")))
+
+
+def _count_serials(con: duckdb.DuckDBPyConnection) -> None:
+    """How many others listed their serials."""
+    con.execute(_ASKED_CODE)
+    con.execute(_SHARED_CODE.format(shared=intervals.shared(con, "asked_code")))
+    if has_rows(con, "shared_code"):
+        con.execute(_ASKED_SERIAL)
+        con.execute(_SERIAL.format(beside=intervals.beside_serial(con, "asked_serial")))
 
 
 def _chosen(part: Part, party: pa.StringArray) -> tuple[Part, pa.StringArray]:

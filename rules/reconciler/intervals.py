@@ -3,8 +3,9 @@
 `interval_open` and `interval_closed` have one row per effective `allocated` event: `allocation_id`,
 `authorization_id`, `from_t`, `to_t` (null while it is open), `accelerators`. `held_open` and `held_closed`
 have one row per distinct serial of it, and one that ends where it begins for each `allocated` event, so that
-every event that lists a serial is found by it. What is closed is kept apart, and asked only from a time on,
-so that the cost of a step follows what is open and not what ever was.
+every event that lists a serial is found by it. `code` is the hash of the authorization or serial: what is
+asked is found by it among millions, then compared as text. What is closed is kept apart, and asked only from
+a time on, so that the cost of a step follows what is open and not what ever was.
 """
 
 from datetime import datetime
@@ -25,7 +26,8 @@ _READ = (
 )
 
 _INTERVAL = (
-    "allocation_id VARCHAR, authorization_id VARCHAR, from_t TIMESTAMP, to_t TIMESTAMP, accelerators BIGINT"
+    "allocation_id VARCHAR, authorization_id VARCHAR, code UBIGINT, from_t TIMESTAMP, to_t TIMESTAMP, "
+    "accelerators BIGINT"
 )
 _HELD = "serial VARCHAR, code UBIGINT, allocation_id VARCHAR, from_t TIMESTAMP, to_t TIMESTAMP"
 
@@ -55,7 +57,8 @@ WITH winner AS (
   SELECT w.*, least(w.next_t, r.t) AS to_t
   FROM winner w ASOF LEFT JOIN release r ON w.allocation_id = r.allocation_id AND w.t <= r.t
 )
-SELECT allocation_id, authorization_id, t AS from_t, to_t, {ACCELERATORS} AS accelerators, serials
+SELECT allocation_id, authorization_id, hash(authorization_id) AS code, t AS from_t, to_t,
+  {ACCELERATORS} AS accelerators, serials
 FROM chained JOIN changed_allocation c USING (allocation_id) WHERE to_t IS NULL OR to_t >= c.from_t;
 
 CREATE OR REPLACE TEMP TABLE changed_held AS
@@ -77,7 +80,10 @@ _BESIDE = """
 WITH running_interval AS (
   SELECT {key} AS key, allocation_id, from_t, to_t, {amount} AS amount,
     greatest(from_t, {since}) AS begin_t
-  FROM (FROM {table}_open UNION ALL FROM {table}_closed WHERE to_t > {since} AND from_t < to_t)
+  FROM (
+    FROM {table}_open WHERE code IN (SELECT hash(key) FROM {asked})
+    UNION ALL FROM {table}_closed
+    WHERE to_t > {since} AND from_t < to_t AND code IN (SELECT hash(key) FROM {asked}))
   WHERE {key} IN (SELECT key FROM {asked})
 ), running AS (
   SELECT key, t, sum(sum(amount)) OVER (PARTITION BY key ORDER BY t) AS amount
@@ -92,6 +98,16 @@ FROM {asked} a
 ASOF LEFT JOIN running r ON a.key = r.key AND a.t >= r.t
 LEFT JOIN running_interval own
   ON own.key = a.key AND own.allocation_id = a.allocation_id AND own.from_t = a.t
+"""
+
+
+_SHARED = """
+SELECT code FROM (
+  SELECT code, allocation_id FROM {asked}
+  UNION ALL SELECT code, allocation_id FROM held_open WHERE code IN (SELECT code FROM {asked})
+  UNION ALL SELECT code, allocation_id FROM held_closed
+  WHERE to_t > {since} AND from_t < to_t AND code IN (SELECT code FROM {asked}))
+GROUP BY code HAVING min(allocation_id) <> max(allocation_id)
 """
 
 
@@ -130,9 +146,11 @@ def beside_serial(con: duckdb.DuckDBPyConnection, asked: str) -> str:
     return _beside(con, asked, "held", "serial", "1")
 
 
-def beside_code(con: duckdb.DuckDBPyConnection, asked: str) -> str:
-    """The same with `key` the hash of a serial, which several serials might share."""
-    return _beside(con, asked, "held", "code", "1")
+def shared(con: duckdb.DuckDBPyConnection, asked: str) -> str:
+    """A query: the codes of serials in `asked` (`code`, `allocation_id`, `t`) that another allocation lists,
+    too, of those that were open at the least `t` or later."""
+    since = least(con, asked, "t") or moment(datetime.max)
+    return _SHARED.format(asked=asked, since=since)
 
 
 def _beside(con: duckdb.DuckDBPyConnection, asked: str, table: str, key: str, amount: str) -> str:

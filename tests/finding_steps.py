@@ -136,7 +136,6 @@ class Engine:
             "judged_party": _places(step.party)
             .append_column("party_id", pa.array(list(step.party.values()), pa.string()))
             .append_column("allocation_id", pa.nulls(len(step.party), pa.string())),
-            "new_event": _places(step.new),
             "judged_row": _places(step.row),
             "judged_chain": _places(step.chain),
             "gone_event": _places(step.gone),
@@ -147,7 +146,9 @@ class Engine:
             self.con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM given")
             self.con.unregister("given")
         rows = [firing.worker_row for firing in step.workers]
-        findings.absorb_workers(self.con, pa.Table.from_pylist(rows, FINDING_EVENT))
+        offsets = {firing.offset for firing in step.workers if firing.offset is not None}
+        duplicates = _places(offsets - {*step.new})
+        findings.absorb_workers(self.con, pa.Table.from_pylist(rows, FINDING_EVENT), duplicates)
         findings.replace(self.con)
 
     def settle(self, watermark: float | None, at: float, final: bool = False) -> findings.Emission:

@@ -44,6 +44,7 @@ CREATE TABLE IF NOT EXISTS finding_rule (rule_id VARCHAR, rule_sha256 VARCHAR, s
   template VARCHAR, published BOOLEAN, judged VARCHAR);
 CREATE TABLE IF NOT EXISTS finding_text (finding_id UUID, rule_sha256 VARCHAR, severity VARCHAR,
   message VARCHAR);
+CREATE TEMP TABLE IF NOT EXISTS firing_subject (finding_id UUID);
 """
 """`told_…`: party and allocation as they were recorded and counted. `finding_rule` has the rules, and by what
 they are judged (null: not any more); `finding_text` what others said of findings of other rules."""
@@ -90,17 +91,21 @@ def _judged(rule: Rule) -> str | None:
     return {SILENT: "subject", HOLE: "subject", CONFLICT: "id"}.get(rule.id, "chain")
 
 
-def absorb_workers(con: duckdb.DuckDBPyConnection, firings: pa.Table) -> None:
+def absorb_workers(con: duckdb.DuckDBPyConnection, firings: pa.Table, duplicates: pa.Table) -> None:
     """Takes what workers wrote at landing: it is recorded as provisional, and holds until it is judged again.
 
-    `firings`: FINDING_EVENT rows of the step's commits. Those of events that are not in `new_event`
-    (duplicates) are left out.
+    Args:
+        con: the state.
+        firings: FINDING_EVENT rows of the step's commits.
+        duplicates: the step's DUPLICATE rows, whose firings are left out.
     """
     if not firings.num_rows:
         return
     con.register("worker_rows", naive(firings.select(_WORKER_COLUMNS)))
+    con.register("worker_duplicate", duplicates)
     con.execute(_WORKER)
     con.unregister("worker_rows")
+    con.unregister("worker_duplicate")
     recall(con, f"SELECT {AT} FROM firing_worker")
     con.execute(_WORKER_KNOWN)
     con.execute(_WORKER_NEW)
@@ -114,7 +119,7 @@ _WORKER_COLUMNS = [
 
 _WORKER = f"""
 CREATE OR REPLACE TEMP TABLE firing_worker AS
-SELECT {ID} AS finding_id, w.*, w.occurred_at AS t FROM worker_rows w SEMI JOIN new_event USING ({AT})
+SELECT {ID} AS finding_id, w.*, w.occurred_at AS t FROM worker_rows w ANTI JOIN worker_duplicate USING ({AT})
 QUALIFY row_number() OVER (PARTITION BY {KEY}) = 1
 """
 
@@ -144,18 +149,28 @@ def replace(con: duckdb.DuckDBPyConnection) -> None:
     """Replaces the firings of what was judged in this step by those found: `desired`.
 
     Reads `desired`, what was judged (`judged_row`, `judged_chain`, `judged_subject`, `judged_id`), the
-    parties that the scope's events are judged with (`judged_party`), and `gone_event`: accepted events that
-    turned out to be duplicates, whose firings end without a row in finding_event.
+    parties that events are judged with (`judged_party`: those of the scope whose firings may be there), and
+    `gone_event`: accepted events that turned out to be duplicates, whose firings end without a row in
+    finding_event.
     """
-    for statement in (_DESIRED, _SUBJECTS, _DESIRED_PARTIES):
-        con.execute(statement)
-    recall(con, _TOUCHED, "SELECT finding_id FROM firing_subject")
+    con.execute(_DESIRED)
+    con.execute("DELETE FROM firing_subject")
+    if has_rows(con, "judged_subject") or has_rows(con, "judged_id"):
+        con.execute(_SUBJECTS)
+    by_subject = has_rows(con, "firing_subject")
+    recall(con, _TOUCHED, "SELECT finding_id FROM firing_subject" if by_subject else None)
     if has_rows(con, "gone_event"):
         con.execute(_FORGET)
         con.execute(_GONE)
     if has_rows(con, "firing"):
-        for statement in (_CEASE, _RENEW, _PARTIES):
-            con.execute(statement)
+        for judged in ("row", "chain"):
+            if has_rows(con, f"judged_{judged}"):
+                con.execute(_CEASE.format(judged=judged))
+        if by_subject:
+            con.execute(_CEASE_SUBJECTS)
+        con.execute(_RENEW)
+        if has_rows(con, "judged_party"):
+            con.execute(_PARTIES)
     con.execute(_ADD)
 
 
@@ -170,7 +185,7 @@ FROM desired GROUP BY ALL
 """
 
 _SUBJECTS = f"""
-CREATE OR REPLACE TEMP TABLE firing_subject AS
+INSERT INTO firing_subject
 SELECT {ID} AS finding_id FROM (
   SELECT rule_id, subject FROM judged_subject SEMI JOIN
     (FROM finding_rule WHERE judged = 'subject') USING (rule_id)
@@ -193,13 +208,12 @@ UPDATE firing SET holds = false, recorded = NULL WHERE ({AT}) IN (SELECT ({AT}) 
 _CEASE = f"""
 UPDATE firing SET holds = false
 WHERE holds AND rowid IN (
-  SELECT f.rowid FROM firing f SEMI JOIN judged_row USING ({AT})
-    SEMI JOIN (FROM finding_rule WHERE judged = 'row') USING (rule_id)
-  UNION ALL
-  SELECT f.rowid FROM firing f SEMI JOIN judged_chain USING ({AT})
-    SEMI JOIN (FROM finding_rule WHERE judged = 'chain') USING (rule_id)
-  UNION ALL
-  SELECT f.rowid FROM firing f SEMI JOIN firing_subject USING (finding_id))
+  SELECT f.rowid FROM firing f SEMI JOIN judged_{{judged}} USING ({AT})
+    SEMI JOIN (FROM finding_rule WHERE judged = '{{judged}}') USING (rule_id))
+"""
+
+_CEASE_SUBJECTS = """
+UPDATE firing SET holds = false WHERE holds AND finding_id IN (SELECT finding_id FROM firing_subject)
 """
 
 _RENEW = """
@@ -216,14 +230,12 @@ SELECT {NAMES}, due, at_once, true AS holds
 FROM firing_desired ANTI JOIN firing USING ({KEY})
 """
 
-_AS_JUDGED = """
-UPDATE {table} f SET party_id = p.party_id, allocation_id = p.allocation_id FROM judged_party p
+_PARTIES = f"""
+UPDATE firing f SET party_id = p.party_id, allocation_id = p.allocation_id FROM judged_party p
 WHERE f.topic = p.topic AND f."partition" = p."partition" AND f."offset" = p."offset"
-  AND f.rule_id NOT IN ('{silent}', '{hole}')
+  AND f.rule_id NOT IN ('{SILENT}', '{HOLE}')
   AND (f.party_id IS DISTINCT FROM p.party_id OR f.allocation_id IS DISTINCT FROM p.allocation_id)
 """
-_DESIRED_PARTIES = _AS_JUDGED.format(table="firing_desired", silent=SILENT, hole=HOLE)
-_PARTIES = _AS_JUDGED.format(table="firing", silent=SILENT, hole=HOLE)
 
 
 def recall(con: duckdb.DuckDBPyConnection, places: str, findings: str | None = None) -> None:

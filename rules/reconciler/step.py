@@ -116,7 +116,7 @@ class Reconciler:
         context.build(self._con, self.references, judged, told, with_versions.same)
         mark = self._look_at_sources(given, new)
         views.run(self._con, self._queries)
-        findings.absorb_workers(self._con, given.firings)
+        findings.absorb_workers(self._con, given.firings, found.duplicates)
         findings.replace(self._con)
         store.keep(self._con, ACCESS)
         store.keep(self._con, PLACEMENT)

@@ -9,6 +9,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from rules.reconciler.given import Clock, Partition
 from rules.reconciler.sources import LIMIT_US
@@ -25,19 +27,10 @@ CREATE TABLE IF NOT EXISTS partition_clock (topic VARCHAR, "partition" INTEGER, 
 """
 # newest: the greatest event time of events that are not `future`; reached: see Mark.latest.
 
-_ADVANCE = """
-INSERT INTO source_clock
-SELECT source, NULL::BIGINT FROM source_newest ANTI JOIN source_clock USING (source);
-UPDATE source_clock c SET newest = n.newest FROM source_newest n
-WHERE c.source = n.source AND (c.newest IS NULL OR c.newest < n.newest);
-CREATE OR REPLACE TEMP TABLE partition_newest AS
-SELECT 'custody.' || stream AS topic, "partition", epoch_us(max(t)) AS newest
-FROM new_event WHERE NOT future GROUP BY stream, "partition";
-INSERT INTO partition_clock
-SELECT topic, "partition", NULL::BIGINT
-FROM partition_newest ANTI JOIN partition_clock USING (topic, "partition");
-UPDATE partition_clock c SET newest = n.newest FROM partition_newest n
-WHERE c.topic = n.topic AND c."partition" = n."partition" AND (c.newest IS NULL OR c.newest < n.newest)
+_FOLLOW = """
+SELECT 'custody.' || stream AS topic, "partition", epoch_us(max(t) FILTER (NOT future)) AS newest,
+  count(*) FILTER (epoch_us(t) < $watermark::BIGINT) AS late
+FROM new_event GROUP BY stream, "partition"
 """
 
 _FUTURE_NOW = """
@@ -146,16 +139,29 @@ def set_back(con: duckdb.DuckDBPyConnection, clock: Clock) -> None:
 
 def _follow(con: duckdb.DuckDBPyConnection, watermark: int | None) -> int:
     """Notes the step's event times; how many are behind the watermark."""
-    ((events, late),) = con.execute(
-        "SELECT count(*), count(*) FILTER (epoch_us(t) < ?::BIGINT) FROM new_event", [watermark]
-    ).fetchall()
-    if events:
-        con.execute(_ADVANCE)
+    partitions = con.sql(_FOLLOW, params={"watermark": watermark}).to_arrow_table()
+    if partitions.num_rows:
+        _raise(con, "source_clock", con.sql("FROM source_newest").to_arrow_table())
+        _raise(
+            con, "partition_clock", partitions.drop_columns(["late"]).filter(pc.field("newest").is_valid())
+        )
     if has_rows(con, "gone_event"):
         con.execute(_FUTURE_NOW)
         if has_rows(con, "clock_back"):
             con.execute(_BACK)
-    return int(late)
+    return pc.sum(partitions["late"]).as_py() or 0
+
+
+def _raise(con: duckdb.DuckDBPyConnection, clock: str, heard: pa.Table) -> None:
+    """Moves a table of `newest` times on to what was heard, where that is later. It is short: written anew it
+    costs less than joins would."""
+    before = con.sql(f"FROM {clock}").to_arrow_table().cast(heard.schema)
+    keys = [name for name in heard.column_names if name != "newest"]
+    after = pa.concat_tables([before, heard]).group_by(keys).aggregate([("newest", "max")])
+    con.register("clock_now", after.rename_columns([*keys, "newest"]))
+    con.execute(f"DELETE FROM {clock}")
+    con.execute(f"INSERT INTO {clock} BY NAME FROM clock_now")
+    con.unregister("clock_now")
 
 
 def _read(con: duckdb.DuckDBPyConnection, unread: Collection[Partition]) -> list[int | None]:

@@ -62,7 +62,9 @@ class Settings:
     batch_ms: int = _setting(100, "… or has waited for this many milliseconds.", least=1)
     commit_rows: int = _setting(1_000_000, "Commit to the lake once it has this many records,", least=1)
     commit_bytes: int = _setting(512 * MIB, "… or this many bytes of values,", least=1)
-    commit_seconds: float = _setting(5.0, "… or is this many seconds old.", least=0.05)
+    commit_seconds: float = _setting(
+        4.0, "… or is this many seconds old: a record is in the lake within five.", least=0.05
+    )
     metrics: str = _setting(
         f"{DEFAULT_HOST}:{DEFAULT_PORT}",
         "Address to serve Prometheus metrics on, without a password; port 0 is any free one, `off` none.",

@@ -20,6 +20,7 @@ from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import decode_varint
 
+from schemas.json_guards import Ints
 from schemas.record import TIME
 from schemas.tables import FETCHED, HEADERS
 
@@ -242,7 +243,7 @@ def to_arrow(fetches: Sequence[Fetch], topic_ids: Mapping[str, str | None]) -> p
         _repeat(topics, rows, pa.string()),
         _repeat([topic_ids.get(topic) for topic in topics], rows, pa.string()),
         pa.array(np.repeat(np.array([fetch.partition for fetch in fetches], dtype=np.int32), rows)),
-        _chain(fetches, "offsets", pa.int64()),
+        pa.array(np.concatenate([_offsets(fetch) for fetch in fetches])),
         _times(fetches),
         _chain(fetches, "keys", pa.binary()),
         _header_array(fetches),
@@ -262,16 +263,22 @@ def _repeat(values: list[str | None] | list[str], rows: list[int], kind: pa.Data
     return pa.array(values, kind).take(pa.array(indices))
 
 
+def _offsets(fetch: Fetch) -> Ints:
+    if len(fetch) == fetch.end - fetch.start:  # no holes: nothing to look at
+        return np.arange(fetch.start, fetch.end)
+    return np.array(fetch.offsets, dtype=np.int64)
+
+
 def _times(fetches: Sequence[Fetch]) -> pa.Array:
     millis = np.asarray(_chain(fetches, "timestamps", pa.int64()).fill_null(0))
     return pa.array(np.clip(millis, 0, _LATEST_MS) * 1000, pa.int64()).cast(TIME)
 
 
 def _header_array(fetches: Sequence[Fetch]) -> pa.Array:
+    if not any(any(fetch.headers) for fetch in fetches):
+        return pa.nulls(sum(map(len, fetches)), HEADERS)
     lists = list(itertools.chain.from_iterable(fetch.headers for fetch in fetches))
     counts = np.fromiter((len(headers) if headers else 0 for headers in lists), np.int32, len(lists))
-    if not counts.any():
-        return pa.nulls(len(lists), HEADERS)
     pairs = [pair for headers in lists if headers for pair in headers]
     items = pa.StructArray.from_arrays(
         [

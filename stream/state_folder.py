@@ -48,7 +48,7 @@ class StateFolder:
             if source is not None:
                 self._clear()
                 with contextlib.suppress(OSError):
-                    shutil.copytree(source, self._state)
+                    _copy(source, self._state)
             engine = self._opened(make)
             if engine is not None:
                 if is_fit(engine):
@@ -69,7 +69,7 @@ class StateFolder:
             return
         try:
             with told(draft):
-                shutil.copytree(self._state, draft)
+                _copy(self._state, draft)
                 draft.rename(final)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -89,6 +89,19 @@ class StateFolder:
         with told(self._state):
             if self._state.exists():
                 shutil.rmtree(self._state)
+
+
+def _copy(state: Path, to: Path) -> None:
+    """A copy of a state. What lies in folders of it is never changed once it is written, and is linked."""
+
+    def copied(source: str, target: str) -> None:
+        if Path(source).parent != state:
+            with contextlib.suppress(OSError):  # another file system, or one without links
+                os.link(source, target)
+                return
+        shutil.copy2(source, target)
+
+    shutil.copytree(state, to, copy_function=copied)
 
 
 class ActiveLock:

@@ -88,12 +88,12 @@ class Engine:
         streams = [record.name for record in EVENTS.values()]
         landed = {name: table(name, events) for name in streams}
         found = duplicates.find(self.con, self.seen, landed)
-        store.take_new(
+        new = store.take_new(
             self.con, {name: rows.filter(pa.array(found.original[name])) for name, rows in landed.items()}
         )
         store.take_gone(self.con, found.gone)
         for record in EVENTS.values():
-            store.keep(self.con, record)
+            store.keep(self.con, record, new[record.name])
         self.con.execute("COMMIT")
         for name in streams:
             mine = [event for event in events if event.stream == name]

@@ -59,8 +59,8 @@ class Version:
     sequenced: bool | None = None
 
 
-def take(con: duckdb.DuckDBPyConnection, new: Sequence[Event], gone: Sequence[Event]) -> None:
-    """What a step does first: `new_event` and `gone_event`, which is not kept any more."""
+def take(con: duckdb.DuckDBPyConnection, new: Sequence[Event], gone: Sequence[Event]) -> dict[str, pa.Table]:
+    """What a step does first: `new_event` and `gone_event`, which is not kept any more. Returns the new."""
     rows = [
         {
             "topic": "custody.access",
@@ -77,7 +77,7 @@ def take(con: duckdb.DuckDBPyConnection, new: Sequence[Event], gone: Sequence[Ev
     ]
     originals = {record.name: event_schema(record).empty_table() for record in EVENTS.values()}
     originals[ACCESS.name] = pa.Table.from_pylist(rows, event_schema(ACCESS))
-    store.take_new(con, originals)
+    taken = store.take_new(con, originals)
     left = [
         {
             "stream": "access",
@@ -94,6 +94,7 @@ def take(con: duckdb.DuckDBPyConnection, new: Sequence[Event], gone: Sequence[Ev
         for e in gone
     ]
     store.take_gone(con, pa.Table.from_pylist(left, GONE))
+    return taken
 
 
 def versions_batch(versions: Sequence[Version]) -> pa.RecordBatch:
@@ -135,11 +136,11 @@ class Engine:
         con = self.con
         con.execute("BEGIN")
         con.execute("CREATE OR REPLACE TEMP TABLE judged_subject (rule_id VARCHAR, subject VARCHAR)")
-        take(con, new, gone)
+        taken = take(con, new, gone)
         sources.add_versions(con, versions_batch(versions))
         sources.add(con)
         sources.judge(con, first, latest)
-        store.keep(con, ACCESS)
+        store.keep(con, ACCESS, taken[ACCESS.name])
         for (subject,) in con.execute("SELECT subject FROM judged_subject").fetchall():
             self.found.pop(subject, None)
         self._take_holes()

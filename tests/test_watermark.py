@@ -29,14 +29,14 @@ class Engine:
         unread: tuple[Partition, ...] = (),
         clock: Clock | None = None,
     ) -> Mark:
-        take(self.con, new, gone)
+        taken = take(self.con, new, gone)
         if versions:
             sources.add_versions(self.con, versions_batch(versions))
         sources.add(self.con)
         heard = [e.broker_time for e in new] + ([] if tick is None else [tick])
         low, high = (min(heard), max(heard)) if heard else (None, None)
         mark = watermark.advance(self.con, low, high, tick, frozenset(unread), clock)
-        store.keep(self.con, ACCESS)
+        store.keep(self.con, ACCESS, taken[ACCESS.name])
         self.latest = mark.latest
         return mark
 

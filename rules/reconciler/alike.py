@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from rules.reconciler.runs import Entries, Ints
-from rules.reconciler.store import TABLE, columns, kept, listed
+from rules.reconciler.store import TABLE, columns, kept, listed, relation
 from schemas.events import EVENTS
 from schemas.record import Record, Type
 
@@ -25,8 +25,8 @@ _APART_US = 1_000_000  # event times no further apart are looked up at once
 
 _HELD = """
 INSERT INTO held_{stream}
-SELECT {columns}, a.number FROM "{table}" e JOIN held_asked a USING ("partition", "offset")
-WHERE e.t BETWEEN make_timestamp(?::BIGINT) AND make_timestamp(?::BIGINT)
+SELECT {columns}, a.number FROM {events} e JOIN held_asked a USING ("partition", "offset")
+WHERE e.t BETWEEN {low} AND {high}
 """
 
 _CLASSES = """
@@ -74,10 +74,16 @@ def read_held(con: duckdb.DuckDBPyConnection, held: Entries, numbers: Ints) -> N
         for span in _spans(held.t[mine]):
             asked = held.take(mine[span])
             places = [asked.place & 0xFFFFFFFF, asked.offset, numbers[mine[span]]]
+            low, high = (f"make_timestamp({t})" for t in (asked.t.min(), asked.t.max()))
             con.register("held_asked", pa.table(places, ["partition", "offset", "number"]))
             con.execute(
-                _HELD.format(stream=record.name, table=TABLE[record.name], columns=listed(record, "e")),
-                [int(asked.t.min()), int(asked.t.max())],
+                _HELD.format(
+                    stream=record.name,
+                    events=relation(con, record, low, high),
+                    columns=listed(record, "e"),
+                    low=low,
+                    high=high,
+                )
             )
             con.unregister("held_asked")
 

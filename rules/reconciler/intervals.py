@@ -12,6 +12,8 @@ from datetime import datetime
 
 import duckdb
 
+from rules.reconciler.state import least as least
+from rules.reconciler.state import moment as moment
 from rules.reconciler.store import CODE
 
 ACCELERATORS = "coalesce(accelerators, nullif(len(serials), 0), 1)"
@@ -156,15 +158,3 @@ def shared(con: duckdb.DuckDBPyConnection, asked: str) -> str:
 def _beside(con: duckdb.DuckDBPyConnection, asked: str, table: str, key: str, amount: str) -> str:
     since = least(con, asked, "t") or moment(datetime.max)
     return _BESIDE.format(asked=asked, table=table, key=key, amount=amount, since=since)
-
-
-def least(con: duckdb.DuckDBPyConnection, table: str, column: str) -> str | None:
-    """The least time in a column as a literal, None where there is none. A literal, other than a join, lets
-    DuckDB pass over what is older without reading it."""
-    (found,) = con.execute(f"SELECT min({column}) FROM {table}").fetchall()[0]
-    return None if found is None else moment(found)
-
-
-def moment(at: datetime) -> str:
-    """A time as a literal."""
-    return f"TIMESTAMP '{at:%Y-%m-%d %H:%M:%S.%f}'"

@@ -55,18 +55,18 @@ def follow(con: duckdb.DuckDBPyConnection, versions: Versions) -> None:
             con.unregister("version_rows")
 
 
-def reached(record: Record) -> Iterable[str]:
-    """Queries for the coordinates of the stream's kept events that a version of `reach_id` touches."""
-    table = TABLE[record.name]
+def reached(record: Record, events: str) -> Iterable[str]:
+    """Queries for the coordinates and `t` of the stream's kept events (a relation) that a version of
+    `reach_id` touches."""
     for kind, column in _COLUMN.items():
         yield (
-            f'SELECT e.topic, e."partition", e."offset" FROM "{table}" e '
+            f'SELECT e.topic, e."partition", e."offset", e.t FROM {events} e '
             f"JOIN reach_id r ON r.kind = '{kind}' AND r.id = e.{column} AND {_IN_TIME.format(event='e')}"
         )
     if "serials" in record.by_name:
         yield (
-            'SELECT e.topic, e."partition", e."offset" FROM '
-            f'(SELECT topic, "partition", "offset", t, unnest(serials) AS serial FROM "{table}") e '
+            'SELECT e.topic, e."partition", e."offset", e.t FROM '
+            f'(SELECT topic, "partition", "offset", t, unnest(serials) AS serial FROM {events}) e '
             f"JOIN reach_id r ON r.kind = 'serial' AND r.id = e.serial AND {_IN_TIME.format(event='e')}"
         )
 

@@ -11,8 +11,8 @@ import duckdb
 import pyarrow as pa
 
 from rules.reconciler import intervals, reach
-from rules.reconciler.state import has_rows
-from rules.reconciler.store import CODE, TABLE, listed
+from rules.reconciler.state import has_rows, least, span
+from rules.reconciler.store import CODE, TABLE, listed, relation
 from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
 from schemas.record import Record
 
@@ -30,11 +30,11 @@ JUDGED = {
 """Stream → which of its events deadline and sweep rules look at."""
 
 _AT = 'topic, "partition", "offset"'
-_AT_E = 'e.topic, e."partition", e."offset"'
+_AT_E = 'e.topic, e."partition", e."offset", e.t'
 
 _TABLES = """
 CREATE TEMP TABLE touched (
-  topic VARCHAR, "partition" INTEGER, "offset" BIGINT, row_rules BOOLEAN, chain_rules BOOLEAN);
+  topic VARCHAR, "partition" INTEGER, "offset" BIGINT, t TIMESTAMP, row_rules BOOLEAN, chain_rules BOOLEAN);
 CREATE TEMP TABLE changed_allocation (allocation_id VARCHAR, from_t TIMESTAMP);
 CREATE TEMP TABLE changed_authorization (authorization_id VARCHAR, from_t TIMESTAMP);
 CREATE TEMP TABLE changed_serial (serial VARCHAR, from_t TIMESTAMP);
@@ -44,10 +44,11 @@ _OLDER = """
 INSERT INTO older_{stream} BY NAME
 SELECT {kept}, row_number() OVER () - 1 AS number, touching.row_rules,
   touching.chain_rules AND {judged} AS chain_rules
-FROM "{table}" e JOIN (
+FROM {events} e JOIN (
   SELECT topic, "partition", "offset", bool_or(row_rules) AS row_rules, bool_or(chain_rules) AS chain_rules
   FROM touched GROUP BY ALL
-) touching USING (topic, "partition", "offset");
+) touching USING (topic, "partition", "offset")
+WHERE e.t BETWEEN {low} AND {high}
 """
 
 _SCOPE = """
@@ -122,37 +123,42 @@ def _gather(con: duckdb.DuckDBPyConnection, record: Record, reaching: bool) -> N
     queries = _touching(con, record, reaching)
     found = [con.execute(f"INSERT INTO touched {query}").fetchall() for query in queries]
     if any(count for ((count,),) in found):
+        low, high = span(con, "touched")
         older = _OLDER.format(
             stream=record.name,
-            table=TABLE[record.name],
+            events=relation(con, record, low, high),
             kept=listed(record, "e"),
             judged=JUDGED[record.name],
+            low=low,
+            high=high,
         )
         con.execute(older)
 
 
 def _touching(con: duckdb.DuckDBPyConnection, record: Record, reaching: bool) -> Iterator[str]:
-    """Queries for the coordinates of kept events that changes touch, `row_rules` and `chain_rules`."""
-    since = intervals.least(con, "changed_allocation", "from_t")
+    """Queries for the kept events that changes touch: coordinates, `t`, `row_rules` and `chain_rules`."""
+    since = least(con, "changed_allocation", "from_t")
     if since is not None:
-        yield from _by_allocation(record, "changed_allocation", f"e.t >= c.from_t AND e.t >= {since}")
+        events = relation(con, record, low=since)
+        yield from _by_allocation(events, "changed_allocation", f"e.t >= c.from_t AND e.t >= {since}")
     if record is ALLOCATION:
         yield from _rivals(con)
     if has_rows(con, "scope_same_id"):
-        yield f"SELECT {_AT}, false, false FROM scope_same_id WHERE topic = '{record.topic}'"
+        yield f"SELECT {_AT}, t, false, false FROM scope_same_id WHERE topic = '{record.topic}'"
     if reaching:
+        since = least(con, "reach_id", "from_t")
+        events = relation(con, record, low=since)
         yield from _by_allocation(
-            record, "reach_allocation", "e.t >= c.from_t AND (c.to_t IS NULL OR e.t < c.to_t)"
+            events, "reach_allocation", "e.t >= c.from_t AND (c.to_t IS NULL OR e.t < c.to_t)"
         )
-        for query in reach.reached(record):
+        for query in reach.reached(record, events):
             yield f"SELECT *, true, true FROM ({query})"
 
 
-def _by_allocation(record: Record, changed: str, when: str) -> Iterator[str]:
+def _by_allocation(events: str, changed: str, when: str) -> Iterator[str]:
     """Events of an allocation whose own events, or what they name, have changed."""
     yield (
-        f'SELECT {_AT_E}, {LACKING}, true FROM "{TABLE[record.name]}" e '
-        f"JOIN {changed} c USING (allocation_id) WHERE {when}"
+        f"SELECT {_AT_E}, {LACKING}, true FROM {events} e JOIN {changed} c USING (allocation_id) WHERE {when}"
     )
 
 
@@ -167,13 +173,13 @@ def _rivals(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
         f"{judged} SEMI JOIN (SELECT {CODE} FROM ({placed})) USING (code) "
         f"WHERE e.action = 'allocated' AND e.allocation_id IN ({placed})"
     )
-    since = intervals.least(con, "changed_authorization", "from_t")
+    since = least(con, "changed_authorization", "from_t")
     if since is not None:
         yield (
             f"{judged} JOIN changed_authorization c USING (authorization_id) "
             f"WHERE e.t >= c.from_t AND e.t >= {since}"
         )
-    since = intervals.least(con, "changed_serial", "from_t")
+    since = least(con, "changed_serial", "from_t")
     if since is not None:
         held = f"(FROM held_open UNION ALL FROM held_closed WHERE to_t >= {since})"
         yield (

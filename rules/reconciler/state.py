@@ -3,6 +3,7 @@
 Nothing in it is evidence: whatever it holds can be computed again from the lake.
 """
 
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -53,6 +54,13 @@ def _layout(con: duckdb.DuckDBPyConnection) -> list[tuple[object, ...]]:
     return [*columns, numbered]
 
 
+def folder(con: duckdb.DuckDBPyConnection) -> Path | None:
+    """The folder that the state lies in, None where it is in memory."""
+    query = "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
+    ((path,),) = con.execute(query).fetchall()
+    return None if path is None else Path(path).parent
+
+
 def get(con: duckdb.DuckDBPyConnection, name: str) -> int | None:
     """A remembered number, None if there is none."""
     rows = con.execute("SELECT value FROM meta WHERE name = ?", [name]).fetchall()
@@ -69,3 +77,21 @@ def has_rows(con: duckdb.DuckDBPyConnection, table: str) -> bool:
     """Whether a table (with a condition, if need be) has a row: planning a statement costs more than running
     it on none."""
     return bool(con.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall())
+
+
+def least(con: duckdb.DuckDBPyConnection, table: str, column: str) -> str | None:
+    """The least time in a column as a literal, None where there is none. A literal, other than a join, lets
+    DuckDB pass over what is older without reading it."""
+    (found,) = con.execute(f"SELECT min({column}) FROM {table}").fetchall()[0]
+    return None if found is None else moment(found)
+
+
+def span(con: duckdb.DuckDBPyConnection, table: str) -> tuple[str, str]:
+    """The least and the greatest `t` of a table that has rows, as literals."""
+    ((low, high),) = con.execute(f"SELECT min(t), max(t) FROM {table}").fetchall()
+    return moment(low), moment(high)
+
+
+def moment(at: datetime) -> str:
+    """A time as a literal."""
+    return f"TIMESTAMP '{at:%Y-%m-%d %H:%M:%S.%f}'"

@@ -14,9 +14,11 @@ import pyarrow as pa
 
 from rules.judge import Judge
 from rules.reconciler import (
+    accesses,
     completed,
     context,
     coverage,
+    coverage_scope,
     duplicates,
     findings,
     intervals,
@@ -84,6 +86,7 @@ class Reconciler:
         views.create(self._con)
         self._queries = views.compile_all(rules)
         self._seen = Seen(self._con, folder)
+        accesses.open_files(self._con)
         self._coverage = coverage.Coverage(self._con)
 
     @property
@@ -110,7 +113,7 @@ class Reconciler:
         found, new = self._take(given)
         reaching = reach.is_reaching(self._con)
         scope.build(self._con, new, found.gone.num_rows, reaching)
-        store.keep(self._con, ALLOCATION)
+        store.keep(self._con, ALLOCATION, new[ALLOCATION.name])
         judged = parts(self._con, new)
         told = completed.judge_rows(self._con, self.references, self._judge, judged, with_versions.less)
         context.build(self._con, self.references, judged, told, with_versions.same)
@@ -118,8 +121,8 @@ class Reconciler:
         views.run(self._con, self._queries)
         findings.absorb_workers(self._con, given.firings, found.duplicates)
         findings.replace(self._con)
-        store.keep(self._con, ACCESS)
-        store.keep(self._con, PLACEMENT)
+        for record in (ACCESS, PLACEMENT):
+            store.keep(self._con, record, new[record.name])
         self._coverage.note()
         state.put(self._con, "raw_version", given.raw_version)
         if not settle:
@@ -229,6 +232,8 @@ class Reconciler:
 
     def _cover(self, step: int, now: int | None) -> pa.Table:
         """The coverage pieces that the watermark has passed since the last time."""
+        if now is not None:
+            store.show_accesses(self._con, coverage_scope.watermark(self._con), now)
         return self._coverage.update(self.references, now, step, self._events_of)
 
     def _events_of(self, stream: str, table: str, column: str) -> str:

@@ -1,7 +1,7 @@
 """The events the engine keeps by column: all of them but duplicates; nothing is evicted.
 
-`allocation`, `recent_access` and `recent_placement` have a stream's fields with `t` for `occurred_at` and
-`party_id_sent` for `party_id`, and `broker_time`, `future`, the coordinates and CODE. Times are naive UTC.
+`relation` is where to read them: a stream's fields with `t` for `occurred_at` and `party_id_sent` for
+`party_id`, and `broker_time`, `future` and the coordinates. `allocation` has CODE, too. Times are naive UTC.
 Rows stand in the order of landing, so that a query with a literal least time passes over what is older.
 """
 
@@ -11,16 +11,18 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from rules.reconciler import accesses
+from rules.reconciler.state import span
 from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
 from schemas.record import Record
 from schemas.tables import typed
 
 TABLE: Mapping[str, str] = {
     ALLOCATION.name: "allocation",
-    ACCESS.name: "recent_access",
+    ACCESS.name: "latest_access",
     PLACEMENT.name: "recent_placement",
 }
-"""Stream → the table of its kept events."""
+"""Stream → the table of its kept events; of accesses only the latest are in it (`accesses.py`)."""
 
 CODE = "hash(allocation_id) AS code"
 """A number for an allocation's id: millions are gone through faster by number than by text. Two ids may share
@@ -51,8 +53,7 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
     for record in EVENTS.values():
         con.register("empty_events", nothing_new(record))
         con.execute(
-            f'CREATE TABLE IF NOT EXISTS "{TABLE[record.name]}" AS '
-            f"SELECT {listed(record)}, {CODE} FROM empty_events"
+            f'CREATE TABLE IF NOT EXISTS "{TABLE[record.name]}" AS SELECT {_stored(record)} FROM empty_events'
         )
         con.unregister("empty_events")
         con.execute(
@@ -62,6 +63,7 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
         con.register(f"new_{record.name}", nothing_new(record))
     parts = [f"SELECT '{r.name}' AS stream, {_narrow()} FROM new_{r.name}" for r in EVENTS.values()]
     con.execute(f"CREATE TEMP VIEW new_event AS {' UNION ALL '.join(parts)}")
+    accesses.create(con)
 
 
 def kept(landed: pa.Table, record: Record) -> pa.Table:
@@ -105,34 +107,63 @@ def take_gone(con: duckdb.DuckDBPyConnection, gone: pa.Table) -> None:
     `duplicates.find` gives it) and `gone_<stream>` with all columns."""
     con.register("gone_event", gone)
     for record in EVENTS.values():
-        table = TABLE[record.name]
         con.execute(f"DELETE FROM gone_{record.name}")
         if gone.num_rows:
-            con.execute(
-                f"INSERT INTO gone_{record.name} BY NAME SELECT {listed(record, 'e')} "
-                f'FROM "{table}" e SEMI JOIN gone_event USING ({_AT})'
-            )
-            con.execute(
-                f'DELETE FROM "{table}" USING gone_{record.name} g WHERE "{table}".topic = g.topic '
-                f'AND "{table}"."partition" = g."partition" AND "{table}"."offset" = g."offset"'
-            )
+            _take_out(con, record)
 
 
-def keep(con: duckdb.DuckDBPyConnection, record: Record) -> None:
-    """Adds the step's new events of a stream to the kept ones."""
+def _take_out(con: duckdb.DuckDBPyConnection, record: Record) -> None:
+    events, table = relation(con, record, *span(con, "gone_event")), TABLE[record.name]
     con.execute(
-        f'INSERT INTO "{TABLE[record.name]}" BY NAME SELECT {listed(record)}, {CODE} FROM new_{record.name}'
+        f"INSERT INTO gone_{record.name} BY NAME SELECT {listed(record, 'e')} "
+        f"FROM {events} e SEMI JOIN gone_event USING ({_AT})"
     )
+    if record is ACCESS:
+        accesses.remove(con, f"gone_{record.name}")
+        return
+    con.execute(
+        f'DELETE FROM "{table}" USING gone_{record.name} g WHERE "{table}".topic = g.topic '
+        f'AND "{table}"."partition" = g."partition" AND "{table}"."offset" = g."offset"'
+    )
+
+
+def keep(con: duckdb.DuckDBPyConnection, record: Record, new: pa.Table) -> None:
+    """Adds the step's new events of a stream, as `take_new` returned them, to the kept ones."""
+    if record is ACCESS:
+        accesses.keep(con, new.select(list(columns(record))))
+        return
+    con.execute(f'INSERT INTO "{TABLE[record.name]}" BY NAME SELECT {_stored(record)} FROM new_{record.name}')
+
+
+def relation(
+    con: duckdb.DuckDBPyConnection, record: Record, low: str | None = None, high: str | None = None
+) -> str:
+    """SQL for the stream's kept events, to stand after FROM, until the next are kept.
+
+    `low` and `high` are literals: earlier and later events may be missing.
+    """
+    return accesses.relation(con, low, high) if record is ACCESS else f'"{TABLE[record.name]}"'
+
+
+def show_accesses(con: duckdb.DuckDBPyConnection, after: int, until: int) -> None:
+    """Makes the view `recent_access`: at least the kept accesses later than `after`, up to `until` (µs)."""
+    low, high = (f"make_timestamp({time})" for time in (max(after, 0), until))
+    con.execute(f"CREATE OR REPLACE TEMP VIEW recent_access AS FROM {relation(con, ACCESS, low, high)}")
 
 
 def events_of(con: duckdb.DuckDBPyConnection, record: Record, table: str, column: str) -> str:
     """Makes and names a temp table of all the stream's events that name an allocation in `table`.`column`."""
     name = f"events_of_{record.name}"
     con.execute(
-        f'CREATE OR REPLACE TEMP TABLE {name} AS SELECT {listed(record, "e")} FROM "{TABLE[record.name]}" e '
+        f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT {listed(record, 'e')} FROM {relation(con, record)} e "
         f'WHERE e.allocation_id IN (SELECT "{column}" FROM "{table}")'
     )
     return name
+
+
+def _stored(record: Record) -> str:
+    """What an event's table has."""
+    return f"{listed(record)}, {CODE}" if record is ALLOCATION else listed(record)
 
 
 def _narrow() -> str:

@@ -15,7 +15,8 @@ START = datetime(2026, 3, 2, 10, tzinfo=UTC).replace(tzinfo=None)
 COLUMNS = (
     "allocation_id VARCHAR, action VARCHAR, t TIMESTAMP, source VARCHAR, event_id VARCHAR, "
     '"partition" INTEGER, '
-    '"offset" BIGINT, authorization_id VARCHAR, accelerators BIGINT, serials VARCHAR[]'
+    '"offset" BIGINT, authorization_id VARCHAR, accelerators BIGINT, serials VARCHAR[], '
+    "party_id_sent VARCHAR, principal VARCHAR"
 )
 
 
@@ -83,7 +84,9 @@ def load(events: Sequence[Event], cut: int) -> duckdb.DuckDBPyConnection:
     for step in (events[:cut], events[cut:]):
         con.execute("DELETE FROM new_allocation")
         for event in step:
-            con.execute(f"INSERT INTO new_allocation VALUES ({', '.join('?' * 10)})", astuple(event))
+            con.execute(
+                f"INSERT INTO new_allocation VALUES ({', '.join('?' * 10)}, NULL, NULL)", astuple(event)
+            )
         con.execute(
             "CREATE OR REPLACE TEMP TABLE changed_allocation AS "
             "SELECT allocation_id, min(t) AS from_t FROM new_allocation GROUP BY ALL"

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rules.reconciler import intervals, store
+from rules.reconciler.chain import Chains
 from rules.reconciler.parties import Told, judged_with, of_allocation, union
 from rules.reconciler.parts import Part, parts
 from rules.reconciler.state import has_rows
@@ -108,7 +109,7 @@ FROM scope_same_id s LEFT JOIN judged_party p USING ({_AT});
 def create(con: duckdb.DuckDBPyConnection, references: References) -> None:
     """Makes the views and tables that rules see, for this connection; `scope.create` comes first."""
     con.execute(_CREATE)
-    nothing = parts(con, {record.name: store.nothing_new(record) for record in EVENTS.values()})
+    nothing = parts(con, Chains(con), {record.name: store.nothing_new(record) for record in EVENTS.values()})
     _register(con, references, nothing, [union([])] * len(nothing), (), every_party=False)
     con.execute(_ALLOCATED)
     _look_around(con)

@@ -22,10 +22,13 @@ ACCELERATORS = "coalesce(accelerators, nullif(len(serials), 0), 1)"
 LATEST = 'source DESC, event_id DESC, "partition" DESC, "offset" DESC'
 """Of several events at one time the first in this order counts (contract 3.2)."""
 
-_READ = (
+CHAIN_COLUMNS = (
     'allocation_id, action, t, source, event_id, "partition", "offset", '
-    "authorization_id, accelerators, serials"
+    "party_id_sent, principal, authorization_id"
 )
+"""What `changed_chain` has of an allocation's events, and `accelerators` and `serials`."""
+
+_READ = f"{CHAIN_COLUMNS}, accelerators, serials"
 
 _INTERVAL = (
     "allocation_id VARCHAR, authorization_id VARCHAR, code UBIGINT, from_t TIMESTAMP, to_t TIMESTAMP, "
@@ -120,7 +123,7 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
 
 def follow(con: duckdb.DuckDBPyConnection) -> None:
     """Makes the intervals of the ids in `changed_allocation` anew, as far as its `from_t` touches them, from
-    `allocation` and `new_allocation`."""
+    `allocation` and `new_allocation`; and `changed_chain`, all events of these ids."""
     since = least(con, "changed_allocation", "from_t")
     if since is None:
         con.execute(_CHANGED)  # leaves its tables behind, without rows

@@ -1,7 +1,7 @@
 """The events that a step judges, as Arrow tables: the new ones, and those kept before that changes touch."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import duckdb
 import numpy as np
@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rules.asof import Ints
-from rules.reconciler import chain
-from schemas.events import ACCESS, ALLOCATION, EVENTS
+from rules.reconciler.chain import Chains
+from rules.reconciler.state import has_rows
+from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
 from schemas.record import Record
 from schemas.tables import typed
 
@@ -20,7 +21,8 @@ class Part:
     """Events of one stream, with what `allocated` says of their allocations.
 
     `rows` have the kept columns (`rules.reconciler.store`); new ones `verdicts` and `commit`, others
-    `row_rules` and `chain_rules`. `in_effect`: each one's row of `allocated` (`chain.gather`), or -1.
+    `row_rules` and `chain_rules`. `in_effect`: each one's row of `allocated`, or -1; that has what
+    `Chains.rows` says, and the `serials` of those that placements are held against.
     """
 
     record: Record
@@ -56,26 +58,60 @@ class Part:
         return pc.equal(action, "allocated") if self.record is ALLOCATION else pc.not_equal(action, "stopped")
 
 
-def parts(con: duckdb.DuckDBPyConnection, new: Mapping[str, pa.Table]) -> list[Part]:
+def parts(con: duckdb.DuckDBPyConnection, chains: Chains, new: Mapping[str, pa.Table]) -> list[Part]:
     """What is in scope: `new` as `store.take_new` returns it, and `older_<stream>`; of each stream the new
-    ones, if any or not. Expects the new allocation events to be kept."""
-    allocated = chain.gather(con)
-    return list(_parts(con, new, allocated))
+    ones, if any or not. Makes `step_released`, all releases of the allocations that these name. Expects the
+    new allocation events to be kept."""
+    none = np.empty(0, np.int64), pa.table({})
+    found = [Part(record, rows, is_new, *none) for record, rows, is_new in _scope(con, new)]
+    slots = chains.find([part.column("allocation_id") for part in found])
+    rows = [
+        chains.at(some, part.column("t").cast(pa.int64()).to_numpy())
+        for part, some in zip(found, slots, strict=True)
+    ]
+    con.register("step_released", chains.releases(_distinct(slots)))
+    used = _distinct(rows)
+    place = np.full(int(used.max(initial=-1)) + 2, -1)  # of each row among them; the last is for -1
+    place[used] = np.arange(len(used))
+    placed = _distinct([some for part, some in zip(found, rows, strict=True) if part.record is PLACEMENT])
+    listed = chains.serials(placed).take(_positions(placed, used))
+    allocated = chains.rows(used).append_column("serials", listed)
+    return [
+        replace(part, in_effect=place[some], allocated=allocated)
+        for part, some in zip(found, rows, strict=True)
+    ]
 
 
-def _parts(
-    con: duckdb.DuckDBPyConnection, new: Mapping[str, pa.Table], allocated: pa.Table
-) -> Iterator[Part]:
+def _distinct(numbers: Sequence[Ints]) -> Ints:
+    """The numbers, ascending, without -1."""
+    every = np.concatenate([np.empty(0, np.int64), *numbers])
+    there = np.zeros(int(every.max(initial=-1)) + 2, bool)
+    there[every] = True
+    there[-1] = False
+    return np.flatnonzero(there)
+
+
+def _positions(numbers: Ints, of: Ints) -> pa.Array:
+    """Where each of `of` stands among the numbers, null where it does not; both ascend."""
+    if not len(numbers):
+        return pa.nulls(len(of), pa.int64())
+    at = np.minimum(np.searchsorted(numbers, of), len(numbers) - 1)
+    return pa.array(at, mask=numbers[at] != of)
+
+
+def _scope(
+    con: duckdb.DuckDBPyConnection, new: Mapping[str, pa.Table]
+) -> Iterator[tuple[Record, pa.Table, bool]]:
     for record in EVENTS.values():
-        for is_new in (True, False):
-            relation = f"{'new' if is_new else 'older'}_{record.name}"
-            rows = new[record.name] if is_new else _older(con, record)
-            if is_new or rows.num_rows:
-                in_effect = chain.in_effect(con, relation, rows.num_rows)
-                yield Part(record, rows, is_new, in_effect, allocated)
+        yield record, new[record.name], True
+        older = _older(con, record)
+        if older.num_rows:
+            yield record, older, False
 
 
 def _older(con: duckdb.DuckDBPyConnection, record: Record) -> pa.Table:
+    if not has_rows(con, f"older_{record.name}"):
+        return pa.table({})
     rows = con.sql(f"FROM older_{record.name} ORDER BY number").to_arrow_table()
     # texts come as they went in, whatever DuckDB would rather call them
     kinds = {field.name: field.type for field in typed(record)}

@@ -31,6 +31,7 @@ from rules.reconciler import (
     views,
     watermark,
 )
+from rules.reconciler.chain import Chains
 from rules.reconciler.given import Clock, StepInput, StepOutput
 from rules.reconciler.parts import parts
 from rules.reconciler.seen import Seen
@@ -87,6 +88,7 @@ class Reconciler:
         self._queries = views.compile_all(rules)
         self._seen = Seen(self._con, folder)
         accesses.open_files(self._con)
+        self._chains = Chains(self._con)
         self._coverage = coverage.Coverage(self._con)
 
     @property
@@ -114,7 +116,9 @@ class Reconciler:
         reaching = reach.is_reaching(self._con)
         scope.build(self._con, new, found.gone.num_rows, reaching)
         store.keep(self._con, ALLOCATION, new[ALLOCATION.name])
-        judged = parts(self._con, new)
+        if new[ALLOCATION.name].num_rows or found.gone.num_rows:
+            self._chains.follow()
+        judged = parts(self._con, self._chains, new)
         told = completed.judge_rows(self._con, self.references, self._judge, judged, with_versions.less)
         context.build(self._con, self.references, judged, told, with_versions.same)
         mark = self._look_at_sources(given, new)

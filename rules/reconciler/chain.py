@@ -14,7 +14,7 @@ from rules.asof import FOREVER, Intervals, Ints, Keys, Runs, Segments
 from rules.growing import Growing
 from rules.reconciler import state
 from rules.reconciler.intervals import CHAIN_COLUMNS, LATEST
-from rules.reconciler.store import CODE
+from rules.reconciler.store import allocation_events
 
 LEAST = 10_000
 """Allocations up to which none is let go."""
@@ -30,12 +30,7 @@ CREATE OR REPLACE TEMP TABLE chain_asked AS
 SELECT allocation_id FROM allocation WHERE code % {{parts}} = {{part}}
 GROUP BY allocation_id HAVING NOT coalesce({_CLOSED}, false)
 """
-_KEPT = f"""
-CREATE OR REPLACE TEMP TABLE chain_event AS
-SELECT {CHAIN_COLUMNS}
-FROM (FROM allocation SEMI JOIN (SELECT {CODE} FROM {{asked}}) USING (code))
-SEMI JOIN {{asked}} USING (allocation_id)
-"""
+_KEPT = f"CREATE OR REPLACE TEMP TABLE chain_event AS SELECT {CHAIN_COLUMNS} FROM {{events}}"
 _IDS = f"""
 SELECT a.allocation_id, coalesce(is_closed, false) AS is_closed
 FROM (SELECT DISTINCT allocation_id FROM {{asked}}) a
@@ -149,13 +144,13 @@ class Chains:
         parts = events // _READ_AT_ONCE + 1
         for part in range(parts if events else 0):
             self._con.execute(_OPEN.format(parts=parts, part=part))
-            self._con.execute(_KEPT.format(asked="chain_asked"))
+            self._con.execute(_KEPT.format(events=allocation_events(self._con, "chain_asked")))
             self._take("chain_event", "chain_asked")
 
     def _look_up(self, ids: pa.Array) -> bool:
         """Reads what is kept of some allocations that are not held; says if there is anything."""
         self._con.register("chain_unknown", pa.table([ids], ["allocation_id"]))
-        self._con.execute(_KEPT.format(asked="chain_unknown"))
+        self._con.execute(_KEPT.format(events=allocation_events(self._con, "chain_unknown")))
         self._con.unregister("chain_unknown")
         if not state.has_rows(self._con, "chain_event"):
             return False

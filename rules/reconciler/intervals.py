@@ -14,7 +14,7 @@ import duckdb
 
 from rules.reconciler.state import least as least
 from rules.reconciler.state import moment as moment
-from rules.reconciler.store import CODE
+from rules.reconciler.store import allocation_events
 
 ACCELERATORS = "coalesce(accelerators, nullif(len(serials), 0), 1)"
 """What an allocation counts as: what it says, else the serials listed, else one."""
@@ -45,10 +45,8 @@ CREATE TABLE IF NOT EXISTS held_closed ({_HELD});
 
 _CHANGED = f"""
 CREATE OR REPLACE TEMP TABLE changed_chain AS
-SELECT * FROM (
-  SELECT {_READ} FROM allocation SEMI JOIN (SELECT {CODE} FROM changed_allocation) USING (code)
-  UNION ALL SELECT {_READ} FROM new_allocation)
-SEMI JOIN changed_allocation USING (allocation_id);
+SELECT {_READ} FROM {{kept}} UNION ALL
+SELECT {_READ} FROM new_allocation SEMI JOIN changed_allocation USING (allocation_id);
 
 CREATE OR REPLACE TEMP TABLE changed_interval AS
 WITH winner AS (
@@ -124,9 +122,10 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
 def follow(con: duckdb.DuckDBPyConnection) -> None:
     """Makes the intervals of the ids in `changed_allocation` anew, as far as its `from_t` touches them, from
     `allocation` and `new_allocation`; and `changed_chain`, all events of these ids."""
+    changed = _CHANGED.format(kept=allocation_events(con, "changed_allocation"))
     since = least(con, "changed_allocation", "from_t")
     if since is None:
-        con.execute(_CHANGED)  # leaves its tables behind, without rows
+        con.execute(changed)  # leaves its tables behind, without rows
         return
     for table in ("interval", "held"):
         con.execute(
@@ -137,7 +136,7 @@ def follow(con: duckdb.DuckDBPyConnection) -> None:
             f"DELETE FROM {table}_closed USING changed_allocation c WHERE {table}_closed.to_t >= {since} "
             f"AND {table}_closed.allocation_id = c.allocation_id AND {table}_closed.to_t >= c.from_t"
         )
-    con.execute(_CHANGED)
+    con.execute(changed)
 
 
 def beside_authorization(con: duckdb.DuckDBPyConnection, asked: str) -> str:

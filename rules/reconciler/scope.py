@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from rules.reconciler import intervals, reach
 from rules.reconciler.state import has_rows, least, span
-from rules.reconciler.store import CODE, TABLE, listed, relation
+from rules.reconciler.store import TABLE, allocation_events, listed, relation
 from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
 from schemas.record import Record
 
@@ -78,6 +78,13 @@ SELECT serial, min(from_t) AS from_t FROM (
   FROM changed_chain a JOIN changed_allocation c USING (allocation_id) WHERE a.action = 'allocated'
   UNION ALL SELECT unnest(serials), t FROM gone_allocation)
 GROUP BY serial;
+"""
+
+
+_PLACED = """
+CREATE OR REPLACE TEMP TABLE placed_allocation AS
+SELECT allocation_id FROM new_placement UNION SELECT allocation_id FROM gone_placement
+UNION SELECT allocation_id FROM changed_allocation
 """
 
 
@@ -164,15 +171,10 @@ def _by_allocation(events: str, changed: str, when: str) -> Iterator[str]:
 
 def _rivals(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
     """`allocated` events beside which more or less is open than before, or that were or were not placed."""
+    con.execute(_PLACED)
+    placed = allocation_events(con, "placed_allocation")
+    yield f"SELECT {_AT_E}, false, true FROM {placed} e WHERE e.action = 'allocated'"
     judged = f"SELECT {_AT_E}, false, true FROM allocation e"
-    placed = (
-        "SELECT allocation_id FROM new_placement UNION SELECT allocation_id FROM gone_placement "
-        "UNION SELECT allocation_id FROM changed_allocation"
-    )
-    yield (
-        f"{judged} SEMI JOIN (SELECT {CODE} FROM ({placed})) USING (code) "
-        f"WHERE e.action = 'allocated' AND e.allocation_id IN ({placed})"
-    )
     since = least(con, "changed_authorization", "from_t")
     if since is not None:
         yield (

@@ -145,6 +145,25 @@ def relation(
     return accesses.relation(con, low, high) if record is ACCESS else f'"{TABLE[record.name]}"'
 
 
+def allocation_events(con: duckdb.DuckDBPyConnection, ids: str) -> str:
+    """SQL for the kept allocation events that name an `allocation_id` of a relation, to stand after FROM.
+
+    They are found by CODE alone first: reading all columns, DuckDB would unpack nearly the whole table.
+    Good until the next call, and until the next are kept.
+    """
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE allocation_row AS "
+        f"SELECT rowid AS row FROM allocation SEMI JOIN (SELECT {CODE} FROM {ids}) USING (code)"
+    )
+    ((low, high),) = con.execute("SELECT min(row), max(row) FROM allocation_row").fetchall()
+    if low is None:
+        return "(FROM allocation LIMIT 0)"
+    return (
+        f"(FROM (FROM allocation WHERE rowid BETWEEN {low} AND {high} "
+        f"AND rowid IN (SELECT row FROM allocation_row)) SEMI JOIN {ids} USING (allocation_id))"
+    )
+
+
 def show_accesses(con: duckdb.DuckDBPyConnection, after: int, until: int) -> None:
     """Makes the view `recent_access`: at least the kept accesses later than `after`, up to `until` (µs)."""
     low, high = (f"make_timestamp({time})" for time in (max(after, 0), until))

@@ -56,7 +56,9 @@ def cut(calls: Accesses, held: Open, slots: Ints, now: int) -> Ongoing:
     end[pasts - 1] = now
     owner = np.repeat(np.arange(len(slots)), counts)
     shown = np.full(len(slots), now + 1)
-    np.minimum.at(shown, group[calls.shows_how], calls.at[calls.shows_how])
+    showing = np.flatnonzero(calls.shows_how)
+    first = np.append(True, group[showing][1:] != group[showing][:-1])[: len(showing)]
+    shown[group[showing[first]]] = calls.at[showing[first]]
     before = held["how_at"][slots]
     shown = np.where(before >= 0, before, shown)
     how = held["requested"][slots][owner] | (shown[owner] <= end)

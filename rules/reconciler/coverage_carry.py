@@ -79,11 +79,10 @@ def go_on(held: Open, scope: Scope, judged: Judged, ongoing: Ongoing) -> Carried
     ended = _ended(held, scope.ids, judged, np.flatnonzero(~stays))
     left = pa.concat_tables([_summed(held, slots[moved]), ended])
     micros, covered_micros = (np.where(moved, 0, held[name][slots]) for name in ("micros", "covered_micros"))
-    for sums, rows in (
-        (micros, np.flatnonzero(stays & ~pieces.open)),
-        (covered_micros, np.flatnonzero(stays & ~pieces.open & judged.covered)),
-    ):
-        np.add.at(sums, pieces.group[rows], pieces.end[rows] - pieces.start[rows])
+    first = np.append(0, last[:-1] + 1)
+    times = np.where(stays & ~pieces.open, pieces.end - pieces.start, 0)
+    micros += np.add.reduceat(times, first)
+    covered_micros += np.add.reduceat(times * judged.covered, first)
     columns: dict[str, Values] = {
         "from_at": ongoing.from_at,
         "written": pieces.open[last],

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from rules.reconciler.coverage_links import ALL
 from rules.reconciler.coverage_open import Open
+from rules.reconciler.state import has_rows
 
 UNKNOWN = "unknown"
 """What the metric calls a piece without a site."""
@@ -53,23 +54,15 @@ SELECT allocation_id, site_id, sum({_TIME}) AS used, coalesce(sum({_TIME}) FILTE
 FROM coverage_ended GROUP BY ALL
 """
 
-# What is replaced counts with the opposite sign.
-_UPDATE = (
-    """
+_REPLACED = "FROM coverage_done WHERE allocation_id IN (SELECT allocation_id FROM coverage_again)"
+
+_BY_SITE = """
 CREATE OR REPLACE TEMP TABLE coverage_by_site AS
 SELECT site_id, sum(used) AS used, sum(covered) AS covered FROM (
   SELECT site_id, used, covered FROM coverage_site
-  UNION ALL SELECT site_id, used, covered FROM coverage_fresh
-  UNION ALL
-  SELECT site_id, -used, -covered FROM coverage_done
-  WHERE allocation_id IN (SELECT allocation_id FROM coverage_again))
+  UNION ALL SELECT site_id, used, covered FROM coverage_fresh {minus})
 GROUP BY site_id
-""",
-    "DELETE FROM coverage_site",
-    "INSERT INTO coverage_site SELECT * FROM coverage_by_site",
-    "DELETE FROM coverage_done WHERE allocation_id IN (SELECT allocation_id FROM coverage_again)",
-    "INSERT INTO coverage_done SELECT * FROM coverage_fresh",
-)
+"""
 
 
 def create(con: duckdb.DuckDBPyConnection) -> None:
@@ -82,8 +75,16 @@ def record(con: duckdb.DuckDBPyConnection, ended: pa.Table) -> None:
     con.register("coverage_ended", ended)
     con.execute(_FRESH)
     con.unregister("coverage_ended")
-    for statement in _UPDATE:
-        con.execute(statement)
+    # All that has ever ended is gone through only where some of it is replaced.
+    again = has_rows(con, "coverage_again")
+    con.execute(
+        _BY_SITE.format(minus=f"UNION ALL SELECT site_id, -used, -covered {_REPLACED}" if again else "")
+    )
+    con.execute("DELETE FROM coverage_site")
+    con.execute("INSERT INTO coverage_site SELECT * FROM coverage_by_site")
+    if again:
+        con.execute(f"DELETE {_REPLACED}")
+    con.execute("INSERT INTO coverage_done SELECT * FROM coverage_fresh")
 
 
 def ratios(con: duckdb.DuckDBPyConnection, held: Open, now: int) -> dict[str, float]:

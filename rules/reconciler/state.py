@@ -14,15 +14,17 @@ FILE = "state.duckdb"
 _SETTINGS = (
     # finding the best compression takes longer than all else in a commit, for a file that may be deleted
     "SET force_compression = 'dictionary'",
-    "SET checkpoint_threshold = '256MB'",
+    # a checkpoint stops a step for as long as it writes: about a second for so much of the log
+    "SET checkpoint_threshold = '128MB'",
     "SET TimeZone = 'UTC'",
     "SET preserve_insertion_order = false",
     "SET enable_progress_bar = false",
 )
 
 
-def connect(folder: Path | None, memory_limit: str = "1GB") -> duckdb.DuckDBPyConnection:
+def connect(folder: Path | None) -> duckdb.DuckDBPyConnection:
     """Opens the state in `folder`, or a new one in memory. Raises SekishoError when it cannot be opened."""
+    memory_limit = "1GB" if folder is None else "512MB"  # what is in a file need not be in memory
     path = ":memory:" if folder is None else str(folder / FILE)
     try:
         con = duckdb.connect(path, config={"threads": "1", "memory_limit": memory_limit})

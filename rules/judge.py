@@ -72,6 +72,11 @@ class Judge:
             names = frozenset[str]().union(*(level.element for level in levels if level.each == each))
         return frozenset(name for name in names if "." in name)
 
+    def fields_of(self, record: Record) -> frozenset[str]:
+        """The stream's own fields that its rules read, in conditions or subjects."""
+        levels = self._program(record, completed=False).levels
+        return frozenset[str]().union(*(level.columns for level in levels)) & record.by_name.keys()
+
     def levels_of(self, record: Record) -> frozenset[str]:
         """Whether rules of the stream go through `serials` or `conditions`."""
         levels = self._program(record, completed=False).levels

@@ -5,7 +5,7 @@ it names (contract 3.2). What fires on the event as sent keeps its subject; of t
 that did not fire on the event as sent are added.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import duckdb
 import numpy as np
@@ -24,6 +24,9 @@ BATCH_ROWS = 100_000
 
 _PLACES = ("topic", "partition", "offset", "source", "event_id", "t")
 _NAMED = {"party_id": "party_id_sent", "occurred_at": "t"}
+_LOOKED_UP = ("party_id_sent", "principal", "authorization_id", "site_id", "serials", "model")
+_TAKEN = (*_PLACES, *_LOOKED_UP, "allocation_id", "action", "source_country", "broker_time", "verdicts")
+"""What is taken of an event beyond the fields that rules read, where its stream has it."""
 
 
 def judge_rows(
@@ -52,7 +55,8 @@ def _judge_part(
     con: duckdb.DuckDBPyConnection, references: References, judge: Judge, part: Part, stale: Sequence[int]
 ) -> Iterator[Told]:
     again = _again(part, stale)
-    for at, rows in _batches(part, again):
+    fields = judge.fields_of(part.record)
+    for at, rows in _batches(part, again, fields):
         con.register("judged_rows", rows)
         con.execute('INSERT INTO judged_row SELECT topic, "partition", "offset" FROM judged_rows')
         con.unregister("judged_rows")
@@ -63,7 +67,7 @@ def _judge_part(
         lacks_party, lacks_authorization = lacking(part)
         # without its allocation an event that names nobody is of an unknown party, once that is decided
         completes = pc.or_(lacks_party, pc.and_(lacks_authorization, pa.array(part.in_effect >= 0)))
-        for at, rows in _batches(part, pc.and_(completes, pc.invert(again))):
+        for at, rows in _batches(part, pc.and_(completes, pc.invert(again)), fields):
             found, party = _judge(part.record, rows, references, judge, rows["verdicts"])
             _note(con, found)
             yield Told(at, party)
@@ -78,12 +82,16 @@ def _again(part: Part, stale: Sequence[int]) -> pa.BooleanArray:
     return pc.is_in(part.column("commit"), pa.array(stale, pa.int32()))
 
 
-def _batches(part: Part, mask: pa.BooleanArray) -> Iterator[tuple[Ints, pa.RecordBatch]]:
-    """(numbers, rows with what their allocations name) of the mask."""
+def _batches(
+    part: Part, mask: pa.BooleanArray, fields: Collection[str]
+) -> Iterator[tuple[Ints, pa.RecordBatch]]:
+    """(numbers, rows with the fields asked for and what their allocations name) of the mask."""
     at = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
+    names = {*_TAKEN, *(_NAMED.get(name, name) for name in fields)}
+    taken = part.rows.select([name for name in part.rows.column_names if name in names])
     for start in range(0, len(at), BATCH_ROWS):
         chosen = at[start : start + BATCH_ROWS]
-        rows = part.rows.take(pa.array(chosen))
+        rows = taken.take(pa.array(chosen))
         indices = pa.array(part.in_effect[chosen], mask=part.in_effect[chosen] < 0)
         for name in ("party_id_sent", "principal", "authorization_id", "t"):
             rows = rows.append_column(f"allocation_{name}", part.allocated[name].take(indices))
@@ -109,11 +117,12 @@ def _judge(
     all lack something, or None to judge that too."""
 
     def judged(events: pa.RecordBatch, completed: bool) -> tuple[Judgement, pa.StringArray]:
-        joined = join(record, events, events["broker_time"], references, wanted)
+        joined = join(record, events, events["broker_time"], references, wanted, levels)
         return judge.judge(record, joined, completed), joined.rows["party_id"]
 
     wanted = judge.columns_of(record) | judge.columns_of(record, "serials")
-    sent = as_sent(record, rows)
+    levels = judge.levels_of(record)
+    sent = _as_sent(record, rows)
     lacks_party, lacks_authorization = lacking(rows)
     allocated = rows["allocation_t"].is_valid()
     take_party, take_authorization = pc.and_(lacks_party, allocated), pc.and_(lacks_authorization, allocated)
@@ -136,12 +145,17 @@ def _judge(
     return pa.concat_tables([*found, _desired(rows, through, party, due)]), party
 
 
-def as_sent(record: Record, rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Kept rows with the columns of the stream's record, as they were sent, and their broker times."""
+def _as_sent(record: Record, rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Kept rows with the columns of the stream's record, as they were sent (null where nothing reads them),
+    and their broker times."""
     schema = record.schema.append(pa.field("broker_time", TIME))
-    return pa.RecordBatch.from_arrays(
-        [rows[_NAMED.get(field.name, field.name)].cast(field.type) for field in schema], schema=schema
-    )
+    there = set(rows.schema.names)
+    columns = [
+        rows[name].cast(field.type) if name in there else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+        for name in [_NAMED.get(field.name, field.name)]
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema([f.with_nullable(True) for f in schema]))
 
 
 def _complete(

@@ -81,12 +81,9 @@ def decode(record: Record, values: pa.BinaryArray) -> Decoded:
     tables, rows = _parse(record, values, framed)
     left[rows] = False
     table, faults = _check(record, _one_batch(record, tables))
-    accepted = faults.unset
-    if not accepted.all():
-        reasons.place(faults, rows)
-        table, rows = table.filter(pa.array(accepted)), rows[accepted]
+    reasons.place(faults, rows)
     one_by_one = _by_row(record, values, np.flatnonzero(left), reasons)
-    table, rows = _splice(record, table, rows, *one_by_one)
+    table, rows = _splice(record, table, rows, faults.unset, *one_by_one)
     return Decoded(table, rows, reasons.column())
 
 
@@ -154,17 +151,18 @@ def _by_row(
 
 
 def _splice(
-    record: Record, table: pa.RecordBatch, rows: Ints, decoded: list[Row], places: list[int]
+    record: Record, table: pa.RecordBatch, rows: Ints, accepted: Mask, decoded: list[Row], places: list[int]
 ) -> tuple[pa.RecordBatch, Ints]:
-    """Add rows decoded one by one, and put all into the order of their positions."""
+    """The accepted rows and those decoded one by one, in the order of their positions, copied but once."""
+    chosen = np.flatnonzero(accepted)
     if decoded:
-        others = pa.RecordBatch.from_pylist(decoded, schema=record.schema)
-        table = pa.Table.from_batches([table, others]).combine_chunks().to_batches()[0]
+        chosen = np.concatenate([chosen, len(rows) + np.arange(len(places))])
+        table = pa.concat_batches([table, pa.RecordBatch.from_pylist(decoded, schema=record.schema)])
         rows = np.concatenate([rows, np.array(places, dtype=np.int64)])
-    if (np.diff(rows) > 0).all():
+    if len(chosen) == len(rows) and (np.diff(rows) > 0).all():
         return table, rows
-    order = np.argsort(rows)
-    return table.take(pa.array(order)), rows[order]
+    chosen = chosen[np.argsort(rows[chosen])]
+    return table.take(pa.array(chosen)), rows[chosen]
 
 
 def _check(record: Record, parsed: pa.RecordBatch) -> tuple[pa.RecordBatch, _Reasons]:

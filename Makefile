@@ -15,6 +15,7 @@ $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m deploy.precompile
 	@touch $@
 
 demo: setup ## broker, simulated data centre, workers, lake and findings, in under three minutes

@@ -202,11 +202,15 @@ class Worker:
     async def _pump(self) -> None:
         while True:
             await self._something_to_do()
-            try:
-                async with self._turn:
+            async with self._turn:
+                try:
                     await self._step()
-            except Conflict:
-                await self._app.consumer.perform_seek()
+                    continue
+                except Conflict:
+                    # at once: whoever has the turn next must not land what follows on the batch that is lost
+                    self._intake.stop()
+                    await self._drop()
+            await self._app.consumer.perform_seek()
 
     async def _something_to_do(self) -> None:
         """Wait until a batch is due, the transaction is due, or the landing of a batch has ended."""

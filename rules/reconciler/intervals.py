@@ -106,12 +106,16 @@ LEFT JOIN running_interval own
 
 _SHARED = """
 SELECT code FROM (
-  SELECT code, allocation_id FROM {asked}
-  UNION ALL SELECT code, allocation_id FROM held_open WHERE code IN (SELECT code FROM {asked})
-  UNION ALL SELECT code, allocation_id FROM held_closed
-  WHERE to_t > {since} AND from_t < to_t AND code IN (SELECT code FROM {asked}))
-GROUP BY code HAVING min(allocation_id) <> max(allocation_id)
+  SELECT code, allocation_id, min(low) AS low, max(high) AS high FROM (
+    SELECT code, allocation_id, t AS low, t + INTERVAL 1 MICROSECOND AS high FROM {asked}
+    UNION ALL SELECT code, allocation_id, from_t, 'infinity'::TIMESTAMP
+    FROM held_open WHERE code IN (SELECT code FROM {asked})
+    UNION ALL SELECT code, allocation_id, from_t, to_t FROM held_closed
+    WHERE to_t > {since} AND from_t < to_t AND code IN (SELECT code FROM {asked}))
+  GROUP BY code, allocation_id)
+GROUP BY code HAVING count(*) > 2 OR (count(*) = 2 AND max(low) < min(high))
 """
+"""Two allocations that list a serial one after the other do not share it; of three that is not asked."""
 
 
 def create(con: duckdb.DuckDBPyConnection) -> None:
@@ -151,8 +155,8 @@ def beside_serial(con: duckdb.DuckDBPyConnection, asked: str) -> str:
 
 
 def shared(con: duckdb.DuckDBPyConnection, asked: str) -> str:
-    """A query: the codes of serials in `asked` (`code`, `allocation_id`, `t`) that another allocation lists,
-    too, of those that were open at the least `t` or later."""
+    """A query: the codes of serials in `asked` (`code`, `allocation_id`, `t`) that several allocations list at
+    one time, the least `t` or later: those that do, and some that do not."""
     since = least(con, asked, "t") or moment(datetime.max)
     return _SHARED.format(asked=asked, since=since)
 

@@ -155,8 +155,8 @@ def beside_serial(con: duckdb.DuckDBPyConnection, asked: str) -> str:
 
 
 def shared(con: duckdb.DuckDBPyConnection, asked: str) -> str:
-    """A query: the codes of serials in `asked` (`code`, `allocation_id`, `t`) that several allocations list at
-    one time, the least `t` or later: those that do, and some that do not."""
+    """A query: the codes of serials in `asked` (`code`, `allocation_id`, `t`) that several allocations list
+    at one time, the least `t` or later: those that do, and some that do not."""
     since = least(con, asked, "t") or moment(datetime.max)
     return _SHARED.format(asked=asked, since=since)
 

@@ -1,6 +1,6 @@
 """What the reconciler costs per event on a lake landed beforehand, as the history behind it grows.
 
-python -m benchmarks reconciler [--quick]
+python -m benchmarks reconciler [--quick | --full]
 """
 
 import shutil
@@ -23,12 +23,19 @@ from rules.rule import load_all
 from schemas.reference import PARTY
 from sinks.lake import Lake
 
+AMOUNTS = {
+    Size.QUICK: (3_000_000, 200_000),
+    Size.USUAL: (8_000_000, 1_000_000),
+    Size.FULL: (50_000_000, 1_000_000),
+}
+"""Events, and allocations that stay open."""
+MILESTONES = (1, 3, 5, 8, 10, 20, 30, 40, 50)  # millions of landed events at which a step's cost is told
 LATE_PARTIES = 2  # whose papers turn out to be other ones: each is in one event of PARTIES
 
 
 def run(size: Size) -> dict[str, Any]:
     """Lands a fleet's events, settles them step by step on one core, then lands versions that reach back."""
-    events, standing = (3_000_000, 200_000) if size is Size.QUICK else (50_000_000, 1_000_000)
+    events, standing = AMOUNTS[size]
     pa.set_cpu_count(1)
     folder = Path(tempfile.mkdtemp(prefix="sekisho-bench-"))
     try:
@@ -42,7 +49,7 @@ def run(size: Size) -> dict[str, Any]:
         "machine": machine(),
         "events": events,
         "open_allocations": standing,
-        "history": [_milestone(steps, million * 1_000_000) for million in (1, 3, 10, 50)],
+        "history": [_milestone(steps, n * 1_000_000) for n in MILESTONES if n * 1_000_000 <= events],
         "rss_mb": late["rss_mb"],
         "late_version": late,
     }

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient, OffsetSpec
-from kafka.errors import CoordinatorNotAvailableError, KafkaError
+from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, KafkaError
 
 from schemas.events import EVENTS
 from schemas.reference import REFERENCES
@@ -189,7 +189,8 @@ def _group_offsets(admin: KafkaAdminClient, group: str) -> dict[TopicPartition, 
         try:
             offsets: dict[TopicPartition, Any] = admin.list_group_offsets(group).get(group, {})
             return offsets
-        except CoordinatorNotAvailableError:  # a cluster that never had a group makes its topic now
+        except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError):
+            # a cluster that never had a group makes its topic now, and reads it
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)

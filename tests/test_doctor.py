@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
+from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError
 from kafka.structs import OffsetAndMetadata
 
 from deploy.local_kafka import LocalKafka
@@ -130,6 +131,22 @@ def test_lag_is_what_has_not_landed(kafka: LocalKafka, admin: KafkaAdminClient) 
     shown = {topic["topic"]: topic for topic in report.as_json()["topics"]}
     assert shown["custody.access"]["partitions"][0]["lag"] == 6
     assert look(admin).as_json()["topics"][0]["partitions"][0]["lag"] is None
+
+
+def test_a_coordinator_that_is_still_loading_is_waited_for(
+    admin: KafkaAdminClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = admin.list_group_offsets
+    errors = [CoordinatorLoadInProgressError(), CoordinatorNotAvailableError()]
+
+    def busy(group: str) -> Any:
+        if errors:
+            raise errors.pop()
+        return ask(group)
+
+    monkeypatch.setattr(admin, "list_group_offsets", busy)
+    assert not any("cannot be read" in remark.text for remark in look(admin, {}).notes)
+    assert not errors
 
 
 def test_a_group_ahead_of_the_lake_is_a_problem(kafka: LocalKafka, admin: KafkaAdminClient) -> None:

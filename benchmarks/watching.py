@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from stream.topics import FINDINGS
 LOOK_SECONDS = 0.005
 
 
-class _Watch:
+class _Watch(ABC):
     """A thread that looks for as long as the block."""
 
     def __init__(self) -> None:
@@ -35,8 +36,9 @@ class _Watch:
         self._stopping.set()
         self._thread.join()
 
+    @abstractmethod
     def _look(self) -> None:
-        raise NotImplementedError
+        """Looks until `_stopping` is set."""
 
 
 class Findings(_Watch):

@@ -15,7 +15,7 @@ from rules.reconciler import intervals, store
 from rules.reconciler.chain import Chains
 from rules.reconciler.parties import Told, judged_with, of_allocation, union
 from rules.reconciler.parts import Part, parts
-from rules.reconciler.state import has_rows
+from rules.reconciler.state import has_rows, least, moment
 from rules.references import References
 from rules.versions import times
 from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
@@ -179,7 +179,7 @@ def _register(
 
 def _look_around(con: duckdb.DuckDBPyConnection) -> None:
     """What was placed and released of the allocations judged."""
-    since = intervals.least(con, "judged_allocation", "t") or intervals.moment(datetime.max)
+    since = least(con, "judged_allocation", "t") or moment(datetime.max)
     con.execute(_PLACES.format(since=since))
 
 

@@ -12,8 +12,7 @@ from datetime import datetime
 
 import duckdb
 
-from rules.reconciler.state import least as least
-from rules.reconciler.state import moment as moment
+from rules.reconciler.state import least, moment
 from rules.reconciler.store import allocation_events
 
 ACCELERATORS = "coalesce(accelerators, nullif(len(serials), 0), 1)"

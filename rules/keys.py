@@ -7,7 +7,11 @@ two ids never share a key and a key never gets another's id.
 
 import hashlib
 import secrets
+import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
+from types import ModuleType
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,22 +20,24 @@ import pyarrow as pa
 from rules.growing import Growing, ranges
 
 Ids = npt.NDArray[np.int64]
-_U64 = npt.NDArray[np.uint64]
+Words = npt.NDArray[np.uint64]
 _Rows = Ids | slice
 
+WORTH_LOADING = 20_000
+"""Strings in one look-up for which `rules.probe` is loaded: most of a second, and half of one thereafter."""
+
 _WORDS = 16  # strings of more than 16 words of 8 bytes are hashed and compared one by one
+_SPARE = 16  # zero bytes behind the last string: words may overrun, and two never look like an aligned array
 _SAMPLE = 4096
-_MASKS = np.array(
-    [(1 << (8 * count)) - 1 for count in range(9)], np.uint64
-)  # the low `count` bytes of a word
-_MIX_1 = np.uint64(0x9E3779B97F4A7C15)
-_MIX_2 = np.uint64(0xBF58476D1CE4E5B9)
+MASKS = np.array([(1 << (8 * count)) - 1 for count in range(9)], np.uint64)  # the low `count` bytes of a word
+MIX_1 = np.uint64(0x9E3779B97F4A7C15)
+MIX_2 = np.uint64(0xBF58476D1CE4E5B9)
 _32, _29 = np.uint64(32), np.uint64(29)
 
 
 @dataclass(frozen=True)
 class _Text:
-    """Strings as bytes: string i is `data[starts[i]:starts[i] + lengths[i]]`; 8 spare bytes follow."""
+    """Strings as bytes: string i is `data[starts[i]:starts[i] + lengths[i]]`; _SPARE bytes follow."""
 
     data: npt.NDArray[np.uint8]
     starts: Ids
@@ -41,14 +47,13 @@ class _Text:
         return len(self.starts)
 
     @property
-    def words(self) -> _U64:
-        """The 8-byte word at every byte position, unaligned, without a copy."""
-        return np.ndarray((len(self.data) - 7,), "<u8", self.data, strides=(1,))
+    def words(self) -> Words:
+        return _words(self.data)
 
-    def word(self, rows: _Rows, index: int) -> _U64:
+    def word(self, rows: _Rows, index: int) -> Words:
         """Word `index` of the given strings, zero past their ends; each must be longer than `8 * index`."""
         left = np.minimum(self.lengths[rows] - 8 * index, 8)
-        masked: _U64 = self.words[self.starts[rows] + 8 * index] & _MASKS[left]
+        masked: Words = self.words[self.starts[rows] + 8 * index] & MASKS[left]
         return masked
 
     def longer(self, length: int) -> _Rows:
@@ -60,18 +65,23 @@ class _Text:
         return self.data[start : start + int(self.lengths[row])].tobytes()
 
 
+def _words(data: npt.NDArray[np.uint8]) -> Words:
+    """The 8-byte word at every byte position, unaligned, without a copy."""
+    return np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
+
+
 def _text(strings: pa.Array) -> _Text:
     """The bytes of a string or binary array (slices and nulls allowed), copied so that words may overrun."""
     count = len(strings)
     if count == 0:
-        return _Text(np.zeros(8, np.uint8), np.empty(0, np.int64), np.empty(0, np.int64))
+        return _Text(np.zeros(_SPARE, np.uint8), np.empty(0, np.int64), np.empty(0, np.int64))
     assert pa.types.is_string(strings.type) or pa.types.is_binary(strings.type), strings.type
     _, offset_buffer, data_buffer = strings.buffers()
     offsets = np.frombuffer(offset_buffer, np.int32)[strings.offset : strings.offset + count + 1].astype(
         np.int64
     )
     size = int(offsets[-1] - offsets[0])
-    data = np.zeros(size + 8, np.uint8)
+    data = np.zeros(size + _SPARE, np.uint8)
     if size:
         data[:size] = np.frombuffer(data_buffer, np.uint8)[offsets[0] : offsets[-1]]
     offsets -= offsets[0]
@@ -106,7 +116,7 @@ class Keys:
         self._offsets = Growing(np.int64)  # of key i in `data`: from offset i to offset i + 1
         self._offsets.append([0])
         self._data = Growing(np.uint8)
-        self._data.append(np.zeros(8, np.uint8))  # spare bytes, so that words may overrun
+        self._data.append(np.zeros(_SPARE, np.uint8))
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -142,22 +152,36 @@ class Keys:
         strings = pa.Array.from_buffers(pa.large_string(), len(self), buffers)
         return strings.take(pa.array(ids, mask=ids < 0)).cast(pa.string())
 
-    def _hash(self, text: _Text) -> _U64:
-        state = (text.lengths.astype(np.uint64) * _MIX_1) ^ self._seed
+    def _hash(self, text: _Text) -> Words:
+        probe = _probe(text)
+        if probe is not None:
+            return cast("Words", probe.hash_all(text.words, text.starts, text.lengths, self._seed))
+        return self._plain_hash(text)
+
+    def _plain_hash(self, text: _Text) -> Words:
+        state = (text.lengths.astype(np.uint64) * MIX_1) ^ self._seed
         longest = int(text.lengths.max(initial=0))
         for index in range(min((longest + 7) // 8, _WORDS)):
             rows = text.longer(8 * index)
-            mixed = (state[rows] ^ text.word(rows, index)) * _MIX_1
+            mixed = (state[rows] ^ text.word(rows, index)) * MIX_1
             state[rows] = mixed ^ (mixed >> _32)
         for row in np.flatnonzero(text.lengths > 8 * _WORDS) if longest > 8 * _WORDS else ():
             digest = hashlib.blake2b(
                 text.bytes(int(row)), digest_size=8, key=int(self._seed).to_bytes(8, "little")
             )
             state[row] = np.frombuffer(digest.digest(), np.uint64)[0]
-        state = (state ^ (state >> _29)) * _MIX_2
+        state = (state ^ (state >> _29)) * MIX_2
         return state ^ (state >> _32)
 
-    def _find(self, text: _Text, hashes: _U64) -> Ids:
+    def _find(self, text: _Text, hashes: Words) -> Ids:
+        """The id of each string, -1 where unknown."""
+        probe = _probe(text) if len(self) else None
+        if probe is None:
+            return self._plain_find(text, hashes)
+        table = self._slots, self._hashes.values, _words(self._data.values), self._offsets.values
+        return cast("Ids", probe.find(text.words, text.starts, text.lengths, hashes, *table))
+
+    def _plain_find(self, text: _Text, hashes: Words) -> Ids:
         """Linear probing, all strings in step; a string drops out at its key or at an empty slot."""
         found = np.full(len(text), -1, np.int64)
         mask = len(self._slots) - 1
@@ -190,12 +214,12 @@ class Keys:
             equal[row] = text.bytes(int(rows[row])) == own.bytes(int(row))
         return equal
 
-    def _store(self, text: _Text, rows: Ids, hashes: _U64) -> None:
+    def _store(self, text: _Text, rows: Ids, hashes: Words) -> None:
         """Append the given strings, which are distinct and unknown, as the next ids."""
         first, base = len(self), int(self._offsets.values[-1])
         lengths = text.lengths[rows]
         everything = len(rows) == len(text)  # then the bytes lie one after another
-        added = text.data[:-8] if everything else text.data[ranges(text.starts[rows], lengths)]
+        added = text.data[:-_SPARE] if everything else text.data[ranges(text.starts[rows], lengths)]
         self._data.extend(len(added))
         data = self._data.values
         data[base : base + len(added)] = added
@@ -217,6 +241,17 @@ class Keys:
             self._slots[at[free]] = ids[free]
             rest = self._slots[at] != ids
             ids, at = ids[rest], (at[rest] + 1) & mask
+
+
+def _probe(text: _Text) -> ModuleType | None:
+    """The module that looks such strings up faster, where it can be loaded and is worth that."""
+    if text.lengths.max(initial=0) > 8 * _WORDS:
+        return None
+    if "rules.probe" in sys.modules or (len(text) >= WORTH_LOADING and find_spec("numba")):
+        from rules import probe
+
+        return probe
+    return None
 
 
 def _which(mask: npt.NDArray[np.bool_]) -> _Rows:

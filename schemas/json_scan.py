@@ -8,13 +8,12 @@ escapes, integers of 19 digits or more, other numbers with an exponent or that l
 before or after the end of its payload makes that payload left over: so no text is read as part of another.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from schemas.compiled import compiled, inlined
 from schemas.json_guards import Bytes, Ints
 
 Places = npt.NDArray[np.int32]
@@ -37,23 +36,8 @@ _WHITE[list(b" \n\r\t")] = True
 _PLAIN = np.arange(256) >= 32  # what goes on within a string
 _PLAIN[[_QUOTE, _ESCAPE]] = False
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 
-
-def _compiled(function: Function) -> Function:
-    """Compiled at the first call, and kept on disk where there is a folder for it."""
-    try:
-        return cast("Function", numba.njit(function, cache=True, nogil=True))
-    except RuntimeError:
-        return cast("Function", numba.njit(function, nogil=True))
-
-
-def _inlined(function: Function) -> Function:
-    """Compiled into the functions that call it."""
-    return cast("Function", numba.njit(function, forceinline=True, nogil=True))
-
-
-@_inlined
+@inlined
 def _white(data: Bytes, at: int) -> int:
     """The first place from `at` on that is no white space."""
     while _WHITE[data[at]]:
@@ -61,7 +45,7 @@ def _white(data: Bytes, at: int) -> int:
     return at
 
 
-@_inlined
+@inlined
 def _string_end(data: Bytes, at: int) -> int:
     """Where the string whose text begins at `at` ends: at a quotation mark, unless it is left over."""
     while _PLAIN[data[at]]:
@@ -69,19 +53,19 @@ def _string_end(data: Bytes, at: int) -> int:
     return at
 
 
-@_inlined
+@inlined
 def _word(data: Bytes, at: int) -> int:
     """Four bytes as a number."""
     return data[at] << 24 | data[at + 1] << 16 | data[at + 2] << 8 | data[at + 3]
 
 
-@_inlined
+@inlined
 def place_of(length: int, first: int, last: int) -> int:
     """Where in the table of names to look for one of this length, first and last byte."""
     return (length * 37 + first * 101 + last * 11) & (TABLE - 1)
 
 
-@_compiled
+@compiled
 def _number_end(data: Bytes, at: int) -> int:
     """The place behind the number that begins at `at`; -1 where there is none, or one that is left over."""
     start = at
@@ -101,7 +85,7 @@ def _number_end(data: Bytes, at: int) -> int:
     return -1 if at - start > 64 or data[at] == _E or data[at] == _SMALL_E else at
 
 
-@_compiled
+@compiled
 def _scalar_end(data: Bytes, at: int) -> int:
     """The place behind any value but an object or a list; -1 where there is none, or one left over."""
     if data[at] == _QUOTE:
@@ -114,7 +98,7 @@ def _scalar_end(data: Bytes, at: int) -> int:
     return _number_end(data, at)
 
 
-@_compiled
+@compiled
 def _value_end(data: Bytes, at: int) -> int:
     """The place behind any value; -1 where there is none, or one that is left over."""
     depth = 0
@@ -159,7 +143,7 @@ def _value_end(data: Bytes, at: int) -> int:
             at = _white(data, at + 1)
 
 
-@_compiled
+@compiled
 def _integer(data: Bytes, at: int) -> tuple[int, int]:
     """The integer that begins at `at` and the place behind it; -1 where there is none, or one left over."""
     negative = data[at] == _MINUS
@@ -175,7 +159,7 @@ def _integer(data: Bytes, at: int) -> tuple[int, int]:
     return (-number if negative else number), at
 
 
-@_compiled
+@compiled
 def _list(data: Bytes, at: int, ends: Places, strings: int) -> tuple[int, int]:
     """The place behind the list of strings that begins at `at`, and how many there are with its own."""
     at = _white(data, at + 1)
@@ -197,7 +181,7 @@ def _list(data: Bytes, at: int, ends: Places, strings: int) -> tuple[int, int]:
     return -1, strings
 
 
-@_compiled
+@compiled
 def _object(
     data: Bytes, at: int, names: Bytes, name_ends: Ints, table: Ints, others: Ints, permitted: Ints,
     kinds: Bytes, places: Places, numbers: Ints, ends: Places, strings: int,
@@ -287,7 +271,7 @@ def _object(
     return -1, strings
 
 
-@_compiled
+@compiled
 def scan(
     data: Bytes, offsets: Ints, names: Bytes, name_ends: Ints, table: Ints, others: Ints, permitted: Ints,
     rows: Ints, kinds: Table, places: Table, numbers: Table, ends: Places,

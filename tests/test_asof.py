@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rules.asof import FOREVER, Intervals, Ints, Keys, Runs, Segments, flatten
+from rules.keys import _text, _words
 
 words = st.one_of(
     st.text(max_size=12),
@@ -137,3 +138,16 @@ def test_a_long_tangled_history_is_cut_right() -> None:
     expected = [_in_force(history, int(t)) for t in times]
     assert intervals.at(np.zeros(len(times), np.int64), times).tolist() == expected
     assert intervals.rows == 2 * count - 1
+
+
+@given(st.lists(st.text(max_size=40)), st.lists(st.text(max_size=40)))
+def test_the_compiled_look_up_answers_as_the_plain_one(held: list[str], asked: list[str]) -> None:
+    probe = pytest.importorskip("rules.probe")
+    keys = Keys()
+    keys.intern(pa.array(["", *held], pa.string()))
+    text = _text(pa.array([*asked, *held], pa.string()))
+    hashes = keys._plain_hash(text)
+    assert probe.hash_all(text.words, text.starts, text.lengths, keys._seed).tolist() == hashes.tolist()
+    table = keys._slots, keys._hashes.values, _words(keys._data.values), keys._offsets.values
+    found = probe.find(text.words, text.starts, text.lengths, hashes, *table)
+    assert found.tolist() == keys._plain_find(text, hashes).tolist()

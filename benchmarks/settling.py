@@ -7,9 +7,8 @@ from datetime import datetime
 
 from rules.reconciler.step import Reconciler
 from sinks.lake import Lake, Settled
+from stream.steps import MOST_ROWS as STEP_ROWS
 from stream.steps import groups, read_step
-
-STEP_ROWS = 200_000
 
 
 @dataclass(frozen=True)

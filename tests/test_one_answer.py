@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local_kafka import LocalKafka
-from rules.reconciler import accesses, chain
+from rules.reconciler import accesses, chain, coverage_log
 from tests import live, one_answer
 
 SEEDS = int(os.environ.get("SEKISHO_LIVE_SEEDS", "4"))
@@ -25,6 +25,7 @@ def test_steps_cut_anywhere_come_to_the_same(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accesses, "FILE_ROWS", (1, 20, accesses.FILE_ROWS)[seed % 3])
+    monkeypatch.setattr(coverage_log, "FILE_BYTES", (1, 200, coverage_log.FILE_BYTES)[seed % 3])
     monkeypatch.setattr(chain, "LEAST", (0, chain.LEAST)[seed % 2])
     found = list(islice(one_answer.compare(tmp_path, seed, events=EVENTS), 10))
     called = f"python -m tests.one_answer --seed {seed} --events {EVENTS}"

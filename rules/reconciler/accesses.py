@@ -6,8 +6,6 @@ there are is a table of the database: after a rollback or a crash they are as of
 the columns of `latest_access`, in the order of landing. What turns out to be a duplicate is left out by name.
 """
 
-import os
-import secrets
 from pathlib import Path
 
 import duckdb
@@ -15,8 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rules.reconciler import state
-from schemas.errors import SekishoError
+from rules.reconciler import files, state
 
 FILE_ROWS = 1 << 17
 """From so many on they are worth a file."""
@@ -39,18 +36,10 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
 def open_files(con: duckdb.DuckDBPyConnection) -> None:
     """Removes the files that no commit names. Raises SekishoError where one is missing or damaged."""
     folder = _folder(con)
-    if folder is None:
-        return
-    folder.mkdir(exist_ok=True)
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    named = dict(con.execute("SELECT name, bytes FROM access_file").fetchall())
-    for name, size in named.items():
-        if sizes.get(name) != size:
-            raise SekishoError(
-                f"{folder / name} is missing or damaged; delete the reconciler's folder: it is made again"
-            )
-    for name in sizes.keys() - named.keys():
-        (folder / name).unlink()
+    if folder is not None:
+        named = dict(con.execute("SELECT name, bytes FROM access_file").fetchall())
+        files.check(folder, named)
+        files.tidy(folder, named)
 
 
 def keep(con: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
@@ -94,19 +83,11 @@ def relation(con: duckdb.DuckDBPyConnection, low: str | None = None, high: str |
 
 
 def _write(con: duckdb.DuckDBPyConnection, folder: Path, rows: pa.Table) -> None:
-    """Writes a file; what a commit will name must outlive a power cut."""
-    path = folder / secrets.token_hex(8)
-    with path.open("xb") as file:
+    with files.written(folder) as file:
         pq.write_table(
             rows, file, compression="none", use_dictionary=_REPEATED, write_statistics=["t"]
         )  # few columns are worth an encoding; the file system's cache is what it is read from
-        file.flush()
-        os.fsync(file.fileno())
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    path = Path(file.name)
     span = pc.min_max(rows["t"])
     con.execute(
         "INSERT INTO access_file VALUES (?, ?, make_timestamp(?), make_timestamp(?))",
@@ -116,8 +97,7 @@ def _write(con: duckdb.DuckDBPyConnection, folder: Path, rows: pa.Table) -> None
 
 def _folder(con: duckdb.DuckDBPyConnection) -> Path | None:
     """Where the files lie, beside the database; None where that is in memory."""
-    folder = state.folder(con)
-    return None if folder is None else folder / _FOLDER
+    return files.folder(con, _FOLDER)
 
 
 def _text(value: str) -> str:

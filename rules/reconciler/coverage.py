@@ -21,6 +21,7 @@ from rules.reconciler import (
     coverage_carry,
     coverage_events,
     coverage_links,
+    coverage_log,
     coverage_open,
     coverage_rows,
     coverage_scope,
@@ -50,6 +51,8 @@ class Coverage:
     """The coverage of one state, whose tables `create` has made."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Raises SekishoError where a file of the state is missing or damaged."""
+        coverage_log.open_files(con)
         self._con = con
         self._held: Open | None = None
 
@@ -62,6 +65,7 @@ class Coverage:
 
         Reads the temp tables `new_event`, `gone_event` and `reach_allocation`.
         """
+        coverage_log.tidy(self._con)
         before = watermark(self._con)
         if before != BEGINNING:
             coverage_scope.note(self._con, self._open(), before)

@@ -14,8 +14,8 @@ FILE = "state.duckdb"
 _SETTINGS = (
     # finding the best compression takes longer than all else in a commit, for a file that may be deleted
     "SET force_compression = 'dictionary'",
-    # a checkpoint stops a step for as long as it writes: about a second for so much of the log
-    "SET checkpoint_threshold = '128MB'",
+    # a checkpoint stops a step for as long as it writes: a second or two, however little of a table is new
+    "SET checkpoint_threshold = '256MB'",
     "SET TimeZone = 'UTC'",
     "SET preserve_insertion_order = false",
     "SET enable_progress_bar = false",

@@ -25,9 +25,12 @@ ROW_GROUP_BYTES = 12 << 20
 
 _DISTINCT = {
     *("key", "value", "event_id", "session_id", "sha256", "finding_id", "message"),
+}
+_RISING = {
+    *("offset", "occurred_at", "broker_time", "source_seq", "bytes_out"),
     *("from_at", "to_at", "replaces_from"),
 }
-_RISING = {"offset", "occurred_at", "broker_time", "source_seq", "bytes_out"}
+_IN_ROWS = {"allocation_id", "party_id"}  # of a table that is in their order: zstd finds that by itself
 _MEASURED = ("topic", "partition", "offset", "broker_time", "occurred_at", "step")  # for the Delta log
 _PRUNED = {*_MEASURED, "ingested_at", "valid_from", "tombstone_at"}  # statistics in the file
 
@@ -135,10 +138,9 @@ class TableFile:
 
 def _encodings(schema: pa.Schema) -> Mapping[str, Any]:
     """The writer's options that depend on the columns."""
+    plain = _DISTINCT | _RISING | (_IN_ROWS if "from_at" in schema.names else set())
     dictionary = [
-        path
-        for path in _leaves(schema)
-        if path.split(".")[0] not in _DISTINCT | _RISING and not path.endswith(".value")
+        path for path in _leaves(schema) if path.split(".")[0] not in plain and not path.endswith(".value")
     ]
     rising = [field.name for field in schema if field.name in _RISING]
     return {

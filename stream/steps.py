@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rules.reconciler.given import REJECTED, StepInput, before_landing, event_schema
+from rules.reconciler.given import REJECTED, StepInput, before_landing, event_schema, landed_schema
 from schemas.columns import decode
 from schemas.errors import SekishoError
 from schemas.events import EVENTS
@@ -63,7 +63,7 @@ class _Reading:
             self._add_raw(file)
         for record in EVENTS.values():
             for file in commit.files.get(record.name, ()):
-                rows = _read(file, before_landing(typed(record)))
+                rows = _read(file, landed_schema(record))
                 self._note_times(rows["broker_time"])
                 commits = pa.repeat(pa.scalar(index, pa.int32()), rows.num_rows)
                 self.events[record.name].append(rows.append_column("commit", commits))
@@ -129,7 +129,8 @@ class _Reading:
 
 def _read(file: Path, schema: pa.Schema) -> pa.Table:
     try:
-        with pq.ParquetFile(file) as parquet:
+        repeated = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+        with pq.ParquetFile(file, read_dictionary=repeated) as parquet:
             return parquet.read(columns=schema.names).select(schema.names).cast(schema)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(file, error) from error
@@ -148,4 +149,4 @@ def _unreadable(file: Path, error: Exception) -> SekishoError:
 
 def _concat(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
     filled = [table for table in tables if table.num_rows]
-    return pa.concat_tables(filled) if filled else schema.empty_table()
+    return pa.concat_tables(filled).unify_dictionaries() if filled else schema.empty_table()

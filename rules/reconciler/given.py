@@ -14,14 +14,33 @@ Partition = tuple[str, int]
 REJECTED = pa.schema([*COORDINATES, ("broker_time", TIME), ("reason", pa.string())])
 
 
+REPEATED = frozenset(
+    ("topic", "source", "action", "method", "source_country", "operation", "source_ip", "node", "broker_id")
+)
+"""Columns of events with few distinct texts, as dictionaries from the file on: a third of the time to read
+and to write them."""
+
+_REPEATED_TEXT = pa.dictionary(pa.int32(), pa.string())
+
+
 def before_landing(schema: pa.Schema) -> pa.Schema:
     """The columns that are known before a row lands."""
     return pa.schema([field for field in schema if field.name not in ("step", "ingested_at")])
 
 
+def landed_schema(record: Record) -> pa.Schema:
+    """Landed events of a stream, REPEATED as dictionaries."""
+    return pa.schema(
+        [
+            field.with_type(_REPEATED_TEXT) if field.name in REPEATED else field
+            for field in before_landing(typed(record))
+        ]
+    )
+
+
 def event_schema(record: Record) -> pa.Schema:
-    """Landed events of a stream, and which of the step's commits brought each (an index into `known`)."""
-    return before_landing(typed(record)).append(pa.field("commit", pa.int32()))
+    """Landed events, and which of the step's commits brought each (an index into `known`)."""
+    return landed_schema(record).append(pa.field("commit", pa.int32()))
 
 
 def _no_events() -> dict[str, pa.Table]:

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 
 from rules.asof import Ints
 from rules.reconciler.chain import Chains
+from rules.reconciler.given import landed_schema
 from rules.reconciler.state import has_rows
 from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
 from schemas.record import Record
-from schemas.tables import typed
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _older(con: duckdb.DuckDBPyConnection, record: Record) -> pa.Table:
         return pa.table({})
     rows = con.sql(f"FROM older_{record.name} ORDER BY number").to_arrow_table()
     # texts come as they went in, whatever DuckDB would rather call them
-    kinds = {field.name: field.type for field in typed(record)}
+    kinds = {field.name: field.type for field in landed_schema(record)}
     kinds |= {"party_id_sent": pa.string(), "t": pa.timestamp("us"), "broker_time": pa.timestamp("us")}
     fields = [pa.field(f.name, kinds.get(f.name, f.type)) for f in rows.schema]
     return rows.cast(pa.schema(fields))

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from rules.reconciler import accesses
+from rules.reconciler.given import event_schema
 from rules.reconciler.state import span
 from schemas.events import ACCESS, ALLOCATION, EVENTS, PLACEMENT
 from schemas.record import Record
-from schemas.tables import typed
 
 TABLE: Mapping[str, str] = {
     ALLOCATION.name: "allocation",
@@ -67,7 +67,7 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def kept(landed: pa.Table, record: Record) -> pa.Table:
-    """Landed rows (`typed(record)`, further columns last) with the names and naive times of kept ones."""
+    """Landed rows (`landed_schema`, further columns last) with the names and naive times of kept ones."""
     taken = {}
     for name in columns(record):
         origin = "occurred_at" if name == "t" else name
@@ -81,8 +81,7 @@ def kept(landed: pa.Table, record: Record) -> pa.Table:
 
 def nothing_new(record: Record) -> pa.Table:
     """No new events of the stream."""
-    landed = typed(record).empty_table().append_column("commit", pa.array([], pa.int32()))
-    return _numbered(kept(landed, record))
+    return _numbered(kept(event_schema(record).empty_table(), record))
 
 
 def _numbered(rows: pa.Table) -> pa.Table:

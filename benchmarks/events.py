@@ -116,4 +116,4 @@ def _fetch(batch: Sent) -> Fetch:
         fetcher.READ_COMMITTED,
     )
     (found,) = records
-    return found.take()
+    return found

@@ -1,18 +1,22 @@
-"""Compiles the fast decoder and the fast look-up of ids, and keeps the result on disk, so that no process
-has to: some seconds, once.
+"""Compiles the loops over bytes and keeps the result on disk, so that no worker has to: some seconds, once.
 
 `python -m deploy.precompile`; does nothing where numba is not installed.
 """
 
 import pyarrow as pa
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from rules import keys
 from schemas.columns import WORTH_LOADING, decode
 from schemas.events import EVENTS
+from stream.record_batches import Kept, columns
 
 
 def main() -> None:
-    """Decode enough payloads of each stream for the fast decoder to be loaded, and look enough names up."""
+    """Read a record batch, decode and look up as much as it takes for the compiled loops to be loaded."""
+    batch = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 1 << 16)
+    batch.append(0, 0, b"k", b"v", [])
+    columns([Kept(None, memoryview(batch.build()))])
     for record in EVENTS.values():
         decode(record, pa.array([b"{}"] * WORTH_LOADING, pa.binary()))
     names = pa.array([str(number) for number in range(keys.WORTH_LOADING)])

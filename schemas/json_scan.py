@@ -1,8 +1,8 @@
 """Walks through many JSON objects, byte by byte, and notes where the values of named fields lie.
 
-Python that numba compiles: only loops over bytes are written so, and nothing else is. Every payload is
-either understood whole or left over, unnamed fields included. What is left over is not wrong, only rare:
-escapes, integers of 19 digits or more, other numbers with an exponent or that long, nesting deeper than 64.
+Every payload is either understood whole or left over, unnamed fields included. What is left over is not
+wrong, only rare: escapes, integers of 19 digits or more, other numbers with an exponent or that long, nesting
+deeper than 64.
 
 `data` must have `PAD` zero bytes behind the last payload. A zero byte ends every loop, a brace that closes
 before or after the end of its payload makes that payload left over: so no text is read as part of another.

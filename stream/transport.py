@@ -1,9 +1,9 @@
 """A Faust transport that delivers whole fetches and starts where the lake ends.
 
-Differences to Faust's own: an agent gets one `Fetch` per partition and fetch; records of aborted
-transactions are not delivered; offsets come from the app's `PositionOwner` instead of the consumer group;
-every seek starts a new *epoch* that is stamped on what is fetched after it, so that the owner can tell
-stale fetches.
+Differences to Faust's own: an agent gets a list of `Fetch`, one a partition, of all that came of its topic
+at one time, and empties it; records of aborted transactions are not delivered; offsets come from the app's
+`PositionOwner` instead of the consumer group; every seek starts a new *epoch* that is stamped on what is
+fetched after it, so that the owner can tell stale fetches.
 
 This rests on private names of the pinned Faust (`FAUST_HOOKS`); `new_app` fails loudly when one has moved.
 """
@@ -106,10 +106,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             return {}  # of a partition just assigned, which is about to be sought; the group knows no offset
         # No other task ran between draining the fetcher and here: the epoch is that of the records.
         epoch = self.epoch if self._assignment() is self._sought else STALE
-        for fetches in records.values():
+        together: dict[str, tuple[TP, list[Fetch]]] = {}
+        for tp, fetches in records.items():
             for fetch in fetches:
                 fetch.epoch = epoch
-        return records
+            together.setdefault(tp.topic, (tp, []))[1].extend(fetches)
+        return {tp: [fetches] for tp, fetches in together.values()}
 
     def _assignment(self) -> Any:
         subscription = self._ensure_consumer()._subscription.subscription
@@ -158,11 +160,12 @@ class Consumer(driver.Consumer):
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
-    def _to_message(self, tp: TP, record: Fetch) -> ConsumerMessage:
+    def _to_message(self, tp: TP, record: list[Fetch]) -> ConsumerMessage:
+        """One message for all partitions, said to be of the first: each takes Faust 0.2 ms."""
         return ConsumerMessage(
-            record.topic,
-            record.partition,
-            record.start,
+            tp.topic,
+            tp.partition,
+            record[0].start,
             0.0,
             0,
             None,
@@ -214,9 +217,12 @@ class App(faust.App):
 
 
 def new_app(owner: PositionOwner, group: str, brokers: list[str], **settings: Any) -> App:
-    """A Faust app on the whole-fetch transport. Agents on its topics get `Fetch` values.
+    """A Faust app on the whole-fetch transport.
 
-    `settings` are Faust's. Raises RuntimeError when a private hook of Faust or aiokafka has moved.
+    Agents on its topics get lists of `Fetch`, which they are to empty: Faust's messages stand in reference
+    cycles, and what they hold stays until a full collection. `settings` are Faust's.
+
+    Raises RuntimeError when a private hook of Faust or aiokafka has moved.
     """
     install()
     check_hooks()

@@ -162,9 +162,10 @@ class Worker:
     # What Faust calls
 
     async def _agent(self, stream: Any) -> None:
-        async for fetch in stream:
+        async for fetches in stream:
             try:
-                await self._intake.put(fetch.take())
+                while fetches:
+                    await self._intake.put(fetches.pop(0))
             except SekishoError as error:
                 self.failed(error)
 

@@ -14,6 +14,7 @@ from stream.judging import Batch, Judged, Judging, extend
 from stream.landing import Lander
 from stream.positions import Start, start_at
 from stream.reading import ROOM, Intake
+from stream.record_batches import from_rows
 from stream.settings import Settings
 
 PLACE = ("custody.access", 0)
@@ -22,11 +23,8 @@ KEPT = Settings(batch_rows=3, batch_ms=50, commit_rows=100)
 
 
 def fetch(start: int, count: int, epoch: int = 1, place: tuple[str, int] = PLACE) -> Fetch:
-    nothing: list[Any] = [None] * count
-    offsets = list(range(start, start + count))
-    return Fetch(
-        *place, start, start + count, offsets, nothing, [b"{}"] * count, [0] * count, list(nothing), epoch
-    )
+    records = from_rows((offset, 0, None, None, b"{}") for offset in range(start, start + count))
+    return Fetch(*place, start, start + count, records, epoch)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +131,8 @@ def test_what_was_given_up_is_skipped_and_noted() -> None:
         return found.take()
 
     batch = asyncio.run(run())
-    assert [(item.start, item.end, item.offsets) for item in batch.fetches] == [(5, 5, []), (5, 7, [5, 6])]
+    covered = [(item.start, item.end, item.records["offset"].to_pylist()) for item in batch.fetches]
+    assert covered == [(5, 5, []), (5, 7, [5, 6])]
     judged = Judging(Judge([]), {}).judge(batch)
     assert judged.ranges == {PLACE: (5, 7)}
     assert judged.holes == [(*PLACE, 5, 5)]

@@ -16,6 +16,7 @@ from sinks.metrics import Metrics
 from stream.fetches import Fetch
 from stream.judging import Batch, Judging
 from stream.landing import Lander
+from stream.record_batches import from_rows
 from stream.settings import Settings
 from tests.landings import scan
 
@@ -58,19 +59,8 @@ def test_a_worker_lands_ticks_in_raw_alone(tmp_path: Path) -> None:
     lake = Lake.open(tmp_path / "lake")
     values = [value for value, _ in REASONS]
     count = len(values)
-    nothing: list[None] = [None] * count
-    fetch = Fetch(
-        TICK.topic,
-        0,
-        0,
-        count,
-        list(range(count)),
-        list(nothing),
-        list(values),
-        [1000] * count,
-        list(nothing),
-        1,
-    )
+    records = from_rows((row, 1000, None, None, value) for row, value in enumerate(values))
+    fetch = Fetch(TICK.topic, 0, 0, count, records, 1)
     judging = Judging(Judge([]), {})
     judged = judging.judge(Batch([fetch], count, 1))
     assert not judged.has_events, "a tick is judged against nothing, so it ends no transaction"

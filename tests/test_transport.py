@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,7 @@ from deploy.local_kafka import LocalKafka
 from schemas.tables import FETCHED
 from stream import fetches, transport
 from stream.fetches import COLUMNS, Fetch, to_arrow
+from stream.record_batches import from_rows
 from stream.transport import STALE, ConsumerThread, fetch_topic, new_app
 
 BAD_KEY = b"\xff\xfe"
@@ -61,9 +62,8 @@ async def read(
 
     @app.agent(fetch_topic(app, topic))
     async def collect(stream: Any) -> None:
-        async for fetch in stream:
-            if fetch.epoch == owner.epoch:
-                owner.fetches.append(fetch)
+        async for polled in stream:
+            owner.fetches += [fetch for fetch in polled if fetch.epoch == owner.epoch]
             if sum(ends(owner.fetches).values()) >= until:
                 done.set()
 
@@ -157,10 +157,10 @@ def test_aborted_records_and_markers_are_holes(kafka: LocalKafka) -> None:
         return await read(kafka, "t.transactions", 18)
 
     fetched = asyncio.run(run())
-    values = [value for fetch in fetched for value in fetch.values]
+    values = [value for fetch in fetched for value in fetch.records["value"].to_pylist()]
     assert values == [b"0", b"0", b"2", b"2", b"3", b"3", b"5", b"5"]
     missing = {offset for fetch in fetched for start, end in fetch.holes for offset in range(start, end)}
-    landed = {offset for fetch in fetched for offset in fetch.offsets}
+    landed = {offset for fetch in fetched for offset in fetch.records["offset"].to_pylist()}
     assert landed | missing == set(range(18))
     assert not landed & missing
     assert all(left.end == right.start for left, right in itertools.pairwise(fetched))
@@ -177,7 +177,9 @@ def test_reading_starts_inside_a_record_batch(kafka: LocalKafka) -> None:
 
     fetched = asyncio.run(run())
     assert fetched[0].start == 37
-    assert [value for fetch in fetched for value in fetch.values] == [b"%d" % n for n in range(37, 100)]
+    assert [value for fetch in fetched for value in fetch.records["value"].to_pylist()] == [
+        b"%d" % n for n in range(37, 100)
+    ]
     assert [fetch.holes for fetch in fetched] == [[] for _ in fetched]
 
 
@@ -250,7 +252,8 @@ def test_fetches_of_an_assignment_that_was_not_sought_are_stale(monkeypatch: pyt
     monkeypatch.setattr(thread, "_ensure_consumer", lambda: consumer)
 
     def epoch() -> int:
-        return int(asyncio.run(thread._fetch_records())[here][0].epoch)
+        (((fetch,),),) = asyncio.run(thread._fetch_records()).values()
+        return int(fetch.epoch)
 
     assert epoch() == STALE
     asyncio.run(thread._seek_epoch(1, {here: 5}))
@@ -277,30 +280,27 @@ def test_a_moved_hook_of_aiokafka_fails_loudly(monkeypatch: pytest.MonkeyPatch) 
         fetches.install()
 
 
+def records(offsets: Iterable[int]) -> pa.RecordBatch:
+    return from_rows((offset, 0, None, None, b"v") for offset in offsets)
+
+
 def test_holes_are_what_no_record_covers() -> None:
-    fetch = Fetch("t", 0, 5, 20, offsets=[7, 8, 12])
+    fetch = Fetch("t", 0, 5, 20, records([7, 8, 12]))
     assert fetch.holes == [(5, 7), (9, 12), (13, 20)]
-    assert Fetch("t", 0, 5, 8, offsets=[5, 6, 7]).holes == []
+    assert Fetch("t", 0, 5, 8, records([5, 6, 7])).holes == []
     assert Fetch("t", 0, 5, 8).holes == [(5, 8)]
 
 
-def test_a_taken_fetch_leaves_nothing_that_faust_could_hold() -> None:
-    fetch = Fetch("t", 0, 3, 5, [3, 4], [b"k", None], [b"v", None], [1, 2], [None, None], epoch=7)
-    taken = fetch.take()
-    assert (taken.start, taken.end, taken.epoch, taken.offsets, taken.values) == (
-        3,
-        5,
-        7,
-        [3, 4],
-        [b"v", None],
-    )
-    assert not any((fetch.offsets, fetch.keys, fetch.values, fetch.timestamps, fetch.headers))
+def test_what_lies_below_an_offset_can_be_dropped() -> None:
+    fetch = Fetch("t", 0, 5, 20, records([7, 8, 12]))
+    fetch.drop_below(8)
+    assert (fetch.start, fetch.end, fetch.records["offset"].to_pylist(), fetch.bytes) == (8, 20, [8, 12], 2)
 
 
 def test_times_outside_the_calendar_become_its_ends() -> None:
     stamps = [None, -5, 0, 253_402_300_799_999, 253_402_300_800_000, 2**63 - 1]
     n = len(stamps)
-    fetch = Fetch("t", 0, 0, n, list(range(n)), [None] * n, [b"x"] * n, stamps, [None] * n)
+    fetch = Fetch("t", 0, 0, n, from_rows((row, at, None, None, b"x") for row, at in enumerate(stamps)))
     times = to_arrow([fetch], {})["broker_time"].cast(pa.int64()).to_pylist()
     last = 253_402_300_799_999_000
     assert times == [0, 0, 0, last, last, last]

@@ -42,11 +42,12 @@ async def main() -> None:
     gc.set_threshold(50_000, 20, 100)  # as the worker does
     app = new_app(owner, f"bench-{meter.folder.name}", [meter.brokers])
 
-    async def count(fetches: AsyncIterable[Fetch]) -> None:
-        async for fetch in fetches:
-            taken = fetch.take()
-            if taken.epoch == owner.epoch and len(taken) and meter.count(len(taken)):
-                meter.report()
+    async def count(stream: AsyncIterable[list[Fetch]]) -> None:
+        async for fetches in stream:
+            while fetches:
+                taken = fetches.pop()
+                if taken.epoch == owner.epoch and len(taken) and meter.count(len(taken)):
+                    meter.report()
 
     for name, topic in meter.topics.items():
         app.agent(fetch_topic(app, topic), name=name)(count)

@@ -1,0 +1,195 @@
+"""Record batches as Kafka sends them (KIP-98, and the formats before it) to columns.
+
+The fast way copies keys and values straight out of the bytes (`record_scan.py`, which needs numba, the extra
+`fast`). The plain way makes an object a record, as aiokafka does; the older formats know no other.
+"""
+
+import itertools
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record.util import decode_varint
+
+from schemas.json_guards import Bytes, Ints
+from schemas.tables import HEADERS
+
+Headers = list[tuple[str, bytes | None]]
+Row = tuple[int, int | None, bytes | None, Headers | None, bytes | None]
+
+RECORDS = pa.schema(
+    [
+        ("offset", pa.int64()),
+        ("timestamp", pa.int64()),
+        ("key", pa.binary()),
+        ("headers", HEADERS),
+        ("value", pa.binary()),
+    ]
+)
+"""`timestamp` is in ms since 1970, whatever the producer sent; null in formats that have none."""
+
+NO_RECORDS = pa.RecordBatch.from_pylist([], RECORDS)
+
+_MAGIC, _CODEC, _COUNT = 16, 22, 57  # places in a batch's header
+_SINCE_KIP_98 = 2  # of _MAGIC
+_CODECS = 7  # the bits of _CODEC that name one
+_SMALLEST = 7  # bytes of a record
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One of aiokafka's record batches, and the bytes that it lies in."""
+
+    batch: Any
+    data: memoryview
+
+
+def columns(batches: Sequence[Kept]) -> pa.RecordBatch:
+    """Their RECORDS, in order.
+
+    Raises CorruptRecordException where the bytes are no record batch.
+    """
+    if not batches:
+        return NO_RECORDS
+    scanner = fast()
+    try:
+        if scanner is None or any(kept.data[_MAGIC] < _SINCE_KIP_98 for kept in batches):
+            return from_rows(itertools.chain.from_iterable(map(_rows, batches)))
+        return _scanned(scanner, [_uncompressed(kept.data) for kept in batches])
+    except (ValueError, IndexError) as error:
+        raise CorruptRecordException(f"Found invalid record structure: {error!r}") from error
+
+
+@cache
+def fast() -> Any:
+    """The module with the compiled loops, None without numba. Loading it takes half a second."""
+    return import_module("stream.record_scan") if find_spec("numba") else None
+
+
+def from_rows(rows: Iterable[Row]) -> pa.RecordBatch:
+    """RECORDS from one tuple a record, in the order of its fields."""
+    offsets, times, keys, headers, values = zip(*rows, strict=True)
+    listed = pa.nulls(len(offsets), HEADERS) if not any(headers) else _listed(headers)
+    plain = (pa.array(offsets, pa.int64()), pa.array(times, pa.int64()), pa.array(keys, pa.binary()))
+    return pa.RecordBatch.from_arrays([*plain, listed, pa.array(values, pa.binary())], schema=RECORDS)
+
+
+# The fast way
+
+
+def _uncompressed(batch: memoryview) -> memoryview | bytes:
+    if not batch[_CODEC] & _CODECS:
+        return batch
+    whole = _DefaultRecordBatchPy(batch)
+    iter(whole)  # decompresses
+    return bytes(batch[: whole.HEADER_STRUCT.size]) + whole._buffer[whole._pos :]
+
+
+def _scanned(scanner: Any, batches: Sequence[memoryview | bytes]) -> pa.RecordBatch:
+    data = np.frombuffer(batches[0] if len(batches) == 1 else b"".join(batches), dtype=np.uint8)
+    ends = np.cumsum([len(batch) for batch in batches])
+    rows = sum(struct.unpack_from(">I", batch, _COUNT)[0] for batch in batches)
+    if rows * _SMALLEST > len(data):
+        raise CorruptRecordException(f"{rows} records announced in {len(data)} bytes")
+    offsets, times, keys, values, headers = np.empty((5, rows), dtype=np.int64)
+    key_lengths, value_lengths = np.empty((2, rows), dtype=np.int32)
+    if not scanner.scan(data, ends, offsets, times, keys, key_lengths, values, value_lengths, headers):
+        raise CorruptRecordException("Found invalid record structure")
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(offsets),
+            pa.array(times),
+            _pieces(scanner, data, keys, key_lengths),
+            _headers_at(data, headers),
+            _pieces(scanner, data, values, value_lengths),
+        ],
+        schema=RECORDS,
+    )
+
+
+def _pieces(scanner: Any, data: Bytes, places: Ints, lengths: npt.NDArray[np.int32]) -> pa.BinaryArray:
+    """Pieces of the data; those of length -1 are null."""
+    ends = np.zeros(len(lengths) + 1, dtype=np.int32)
+    np.cumsum(np.maximum(lengths, 0), out=ends[1:])
+    copied = np.empty(ends[-1], dtype=np.uint8)
+    scanner.gather(data, places, lengths, copied)
+    valid = lengths >= 0
+    bitmap = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    return pa.Array.from_buffers(
+        pa.binary(), len(lengths), [bitmap, pa.py_buffer(ends), pa.py_buffer(copied)]
+    )
+
+
+def _headers_at(data: Bytes, places: Ints) -> pa.ListArray:
+    """The headers whose count lies at these places, null at place 0."""
+    if not places.any():
+        return pa.nulls(len(places), HEADERS)
+    whole = data.tobytes()
+    return _listed([_headers(whole, place)[0] if place else None for place in places.tolist()])
+
+
+def _listed(headers: Sequence[Headers | None]) -> pa.ListArray:
+    rows = [None if not each else [{"key": key, "value": value} for key, value in each] for each in headers]
+    return pa.array(rows, HEADERS)
+
+
+# The plain way
+
+
+def _rows(kept: Kept) -> Sequence[Row]:
+    try:
+        return [
+            (record.offset, record.timestamp, record.key, record.headers or None, record.value)
+            for record in kept.batch
+        ]
+    except (UnicodeDecodeError, CorruptRecordException):
+        # aiokafka gives up on a header key that is not UTF-8; its checksum has been verified
+        return list(_decoded(kept.data))
+
+
+def _decoded(batch: memoryview) -> Iterator[Row]:
+    """The records of a batch that aiokafka cannot read."""
+    whole = _DefaultRecordBatchPy(batch)
+    iter(whole)  # decompresses
+    data, at = bytes(whole._buffer), whole._pos
+    for _ in range(whole._num_records):
+        length, at = decode_varint(data, at)
+        end = at + length
+        delta, at = decode_varint(data, at + 1)  # behind the attributes, of which none are used
+        offset, at = decode_varint(data, at)
+        key, at = _sized(data, at)
+        value, at = _sized(data, at)
+        headers, at = _headers(data, at)
+        if at != end:
+            raise CorruptRecordException(f"A record ends at byte {at} instead of {end}")
+        time = whole.max_timestamp if whole.timestamp_type else whole.first_timestamp + delta
+        yield whole.base_offset + offset, time, key, headers or None, value
+
+
+def _headers(data: bytes, at: int) -> tuple[Headers, int]:
+    """The headers whose count lies here. Bytes of a key that are not UTF-8 become `\\xff` escapes."""
+    count, at = decode_varint(data, at)
+    headers: Headers = []
+    for _ in range(count):
+        key, at = _sized(data, at)
+        value, at = _sized(data, at)
+        headers.append(((key or b"").decode("utf-8", "backslashreplace"), value))
+    return headers, at
+
+
+def _sized(data: bytes, at: int) -> tuple[bytes | None, int]:
+    length, at = decode_varint(data, at)
+    if length < 0:
+        return None, at
+    if at + length > len(data):
+        raise CorruptRecordException(f"{length} bytes announced, {len(data) - at} left")
+    return data[at : at + length], at + length

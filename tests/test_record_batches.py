@@ -1,0 +1,133 @@
+"""Record batches to columns: the compiled way gives what aiokafka's records give, whatever the bytes."""
+
+import contextlib
+import itertools
+import struct
+
+import hypothesis.strategies as st
+import pytest
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
+from hypothesis import example, given
+
+from stream import record_batches
+from stream.fetches import KeptRecords
+from stream.record_batches import NO_RECORDS, Headers, Kept, columns
+
+CODECS = NO_CODEC, GZIP, SNAPPY, LZ4, ZSTD = range(5)
+HEADER = 61  # bytes before a batch's records
+
+Sent = tuple[int, bytes | None, bytes | None, Headers]
+
+keys = st.none() | st.binary(max_size=200)
+headers = st.lists(st.tuples(st.text(max_size=5), st.none() | st.binary(max_size=9)), max_size=2)
+times = st.integers(-1, 2**62)
+sent = st.tuples(times, keys, st.none() | st.binary(max_size=2000), st.just([]) | headers)
+batches = st.lists(st.tuples(st.sampled_from(CODECS), st.lists(sent, min_size=1)), min_size=1)
+
+
+def written(*made: tuple[int, list[Sent]], first: int = 7) -> bytes:
+    """Batches of (codec, records), as a broker keeps them."""
+    data = b""
+    for codec, records in made:
+        builder = DefaultRecordBatchBuilder(2, codec, False, -1, -1, -1, 1 << 24)
+        for number, (at, key, value, extra) in enumerate(records):
+            assert builder.append(number, at, key, value, extra) is not None
+        batch = builder.build()
+        struct.pack_into(">q", batch, 0, first)
+        data, first = data + bytes(batch), first + len(records)
+    return data
+
+
+def kept(data: bytes) -> list[Kept]:
+    records, found = KeptRecords(data), []
+    while records.has_next():
+        found.append(Kept(records.next_batch(), records.batch_bytes))
+    return found
+
+
+@pytest.fixture(params=["numba", "plain"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "plain":
+        monkeypatch.setattr(record_batches, "fast", lambda: None)
+    else:
+        pytest.importorskip("numba")
+    return str(request.param)
+
+
+def test_records_come_in_order_with_all_they_bear() -> None:
+    here: list[Sent] = [
+        (5, b"k", None, []),
+        (2**40, None, b"", [("a", b"1"), ("b", None)]),
+        (0, b"", b"v", []),
+    ]
+    found = columns(kept(written((NO_CODEC, here), (GZIP, here[:1]))))
+    found.validate(full=True)
+    assert found["offset"].to_pylist() == [7, 8, 9, 10]
+    assert found["timestamp"].to_pylist() == [5, 2**40, 0, 5]
+    assert found["key"].to_pylist() == [b"k", None, b"", b"k"]
+    assert found["value"].to_pylist() == [None, b"", b"v", None]
+    assert found["headers"].to_pylist() == [
+        None,
+        [{"key": "a", "value": b"1"}, {"key": "b", "value": None}],
+        None,
+        None,
+    ]
+
+
+def test_no_batches_hold_no_records() -> None:
+    assert columns([]).equals(NO_RECORDS)
+
+
+def test_a_brokers_time_of_append_counts_for_all_records() -> None:
+    batch = bytearray(written((NO_CODEC, [(5, None, b"a", []), (9, None, b"b", [])])))
+    struct.pack_into(">h", batch, 21, 8)
+    struct.pack_into(">q", batch, 35, 77)
+    assert columns(kept(bytes(batch)))["timestamp"].to_pylist() == [77, 77]
+
+
+def test_the_formats_before_kip_98_are_read_too() -> None:
+    builder = LegacyRecordBatchBuilder(1, NO_CODEC, 1 << 16)
+    builder.append(0, 33, b"k", b"v")
+    builder.append(1, 34, None, None)
+    found = columns(kept(bytes(builder.build())))
+    assert [row["timestamp"] for row in found.to_pylist()] == [33, 34]
+    assert [row["value"] for row in found.to_pylist()] == [b"v", None]
+
+
+def test_a_header_key_that_is_not_utf8_is_escaped() -> None:
+    batch = written((NO_CODEC, [(5, None, b"v", [("zz", b"1")])])).replace(b"zz", b"\xff\xfe")
+    assert columns(kept(batch))["headers"].to_pylist() == [[{"key": r"\xff\xfe", "value": b"1"}]]
+
+
+@given(batches)
+@example([(codec, [(0, None, b"x" * 5000, [])]) for codec in CODECS])
+def test_the_compiled_way_gives_what_aiokafka_gives(made: list[tuple[int, list[Sent]]]) -> None:
+    data = written(*made)
+    found = columns(kept(data))
+    found.validate(full=True)
+    rows = itertools.chain.from_iterable(batch.batch for batch in kept(data))
+    plain = record_batches.from_rows(
+        (each.offset, each.timestamp, each.key, each.headers or None, each.value) for each in rows
+    )
+    assert found.equals(plain)
+
+
+@given(st.lists(sent, min_size=1, max_size=5), st.data())
+def test_broken_bytes_are_refused_or_read_within_their_bounds(
+    records: list[Sent], data: st.DataObject
+) -> None:
+    batch = bytearray(written((NO_CODEC, records)))
+    for place in data.draw(st.lists(st.integers(HEADER, len(batch) - 1), min_size=1, max_size=4)):
+        batch[place] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(CorruptRecordException):
+        columns(kept(bytes(batch))).validate(full=True)
+
+
+@pytest.mark.parametrize("count", [2, 2**31 - 1, 2**32 - 1])
+def test_more_records_announced_than_there_are_is_corruption(count: int) -> None:
+    batch = bytearray(written((NO_CODEC, [(5, None, b"v", [])])))
+    struct.pack_into(">I", batch, 57, count)
+    with pytest.raises(CorruptRecordException):
+        columns(kept(bytes(batch)))

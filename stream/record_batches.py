@@ -96,37 +96,25 @@ def _uncompressed(batch: memoryview) -> memoryview | bytes:
 
 def _scanned(scanner: Any, batches: Sequence[memoryview | bytes]) -> pa.RecordBatch:
     data = np.frombuffer(batches[0] if len(batches) == 1 else b"".join(batches), dtype=np.uint8)
-    ends = np.cumsum([len(batch) for batch in batches])
+    ends = np.array(list(itertools.accumulate(map(len, batches))))
     rows = sum(struct.unpack_from(">I", batch, _COUNT)[0] for batch in batches)
     if rows * _SMALLEST > len(data):
         raise CorruptRecordException(f"{rows} records announced in {len(data)} bytes")
-    offsets, times, keys, values, headers = np.empty((5, rows), dtype=np.int64)
-    key_lengths, value_lengths = np.empty((2, rows), dtype=np.int32)
-    if not scanner.scan(data, ends, offsets, times, keys, key_lengths, values, value_lengths, headers):
-        raise CorruptRecordException("Found invalid record structure")
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array(offsets),
-            pa.array(times),
-            _pieces(scanner, data, keys, key_lengths),
-            _headers_at(data, headers),
-            _pieces(scanner, data, values, value_lengths),
-        ],
-        schema=RECORDS,
-    )
+    offsets, times, headers, key_lengths, keys, value_lengths, values = scanner.scan(data, ends, rows)
+    columns = [
+        pa.array(offsets),
+        pa.array(times),
+        _pieces(key_lengths, *keys),
+        _headers_at(data, headers),
+        _pieces(value_lengths, *values),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=RECORDS)
 
 
-def _pieces(scanner: Any, data: Bytes, places: Ints, lengths: npt.NDArray[np.int32]) -> pa.BinaryArray:
-    """Pieces of the data; those of length -1 are null."""
-    ends = np.zeros(len(lengths) + 1, dtype=np.int32)
-    np.cumsum(np.maximum(lengths, 0), out=ends[1:])
-    copied = np.empty(ends[-1], dtype=np.uint8)
-    scanner.gather(data, places, lengths, copied)
-    valid = lengths >= 0
-    bitmap = None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
-    return pa.Array.from_buffers(
-        pa.binary(), len(lengths), [bitmap, pa.py_buffer(ends), pa.py_buffer(copied)]
-    )
+def _pieces(lengths: Ints, ends: npt.NDArray[np.int32], copied: Bytes, null: bool) -> pa.BinaryArray:
+    valid = pa.py_buffer(np.packbits(lengths >= 0, bitorder="little")) if null else None
+    buffers = [valid, pa.py_buffer(ends), pa.py_buffer(copied)]
+    return pa.Array.from_buffers(pa.binary(), len(lengths), buffers)
 
 
 def _headers_at(data: Bytes, places: Ints) -> pa.ListArray:

@@ -12,6 +12,7 @@ from schemas.compiled import compiled, inlined
 from schemas.json_guards import Bytes, Ints
 
 Lengths = npt.NDArray[np.int32]
+Pieces = npt.NDArray[np.int64]  # two rows: places and lengths
 
 HEADER = 61
 """Bytes of a record batch before its records."""
@@ -60,27 +61,11 @@ def _headers_end(data: Bytes, at: int, end: int) -> int:
     return at
 
 
-@compiled
-def scan(
-    data: Bytes,
-    ends: Ints,
-    offsets: Ints,
-    times: Ints,
-    keys: Ints,
-    key_lengths: Lengths,
-    values: Ints,
-    value_lengths: Lengths,
-    headers: Ints,
+@inlined
+def _walk(
+    data: Bytes, ends: Ints, offsets: Ints, times: Ints, keys: Pieces, values: Pieces, headers: Ints
 ) -> bool:
-    """Find the records of uncompressed batches that lie one behind the other; whether they are well formed.
-
-    Args:
-        data: the batches, each with its header of HEADER bytes.
-        ends: where each batch ends in `data`.
-        offsets, times, keys, key_lengths, values, value_lengths, headers: filled, one place a record, for as
-            many as the batches' headers say. Times are ms since 1970, keys and values places in `data`,
-            lengths -1 for null, headers the place of their count, 0 where there are none.
-    """
+    """Fill the columns; whether the batches are well formed."""
     row, start = 0, 0
     for batch in range(len(ends)):
         end = ends[batch]
@@ -97,20 +82,18 @@ def scan(
             beyond, at = _varint(data, at, stop)
             times[row] = latest if by_broker else first + passed
             offsets[row] = base + beyond
-            length, at = _varint(data, at, stop)
-            if length > stop - at:
+            for column in (keys, values):
+                length, at = _varint(data, at, stop)
+                if length > stop - at:
+                    return False
+                column[0, row], column[1, row] = at, length
+                at += max(length, 0)
+            if at >= stop:
                 return False
-            keys[row], key_lengths[row] = at, max(length, -1)
-            at += max(length, 0)
-            length, at = _varint(data, at, stop)
-            if length >= stop - at:  # the count of headers follows
-                return False
-            values[row], value_lengths[row] = at, max(length, -1)
-            at += max(length, 0)
             headers[row] = 0 if data[at] == 0 else at
-            at = _headers_end(data, at, stop)
-            if at != stop:
+            if _headers_end(data, at, stop) != stop:
                 return False
+            at = stop
             row += 1
         if at != end:
             return False
@@ -118,12 +101,43 @@ def scan(
     return row == len(offsets)
 
 
+@inlined
+def _gather(data: Bytes, pieces: Pieces) -> tuple[Lengths, Bytes, bool]:
+    """The pieces of `data` one behind the other: where each ends, the bytes, and whether some are null."""
+    rows = pieces.shape[1]
+    ends = np.empty(rows + 1, dtype=np.int32)
+    ends[0] = 0
+    null = False
+    for row in range(rows):
+        length = pieces[1, row]
+        null |= length < 0
+        ends[row + 1] = ends[row] + max(length, 0)
+    copied = np.empty(ends[rows], dtype=np.uint8)
+    for row in range(rows):
+        # of unsigned places numba does not ask whether they count from the end
+        into, place = np.uint64(ends[row]), np.uint64(pieces[0, row])
+        for byte in range(np.uint64(ends[row + 1] - ends[row])):
+            copied[into + byte] = data[place + byte]
+    return ends, copied, null
+
+
 @compiled
-def gather(data: Bytes, places: Ints, lengths: Lengths, into: Bytes) -> None:
-    """Copy the pieces of `data` at `places` one behind the other."""
-    end = np.uint64(0)  # of unsigned places numba does not ask whether they count from the end
-    for row in range(len(places)):
-        place, length = np.uint64(places[row]), np.uint64(max(lengths[row], 0))
-        for byte in range(length):
-            into[end + byte] = data[place + byte]
-        end += length
+def scan(data: Bytes, ends: Ints, rows: int) -> Any:
+    """The records of uncompressed batches that lie one behind the other.
+
+    Args:
+        data: the batches, each with its header of HEADER bytes.
+        ends: where each batch ends in `data`.
+        rows: as many records as the batches' headers say.
+
+    Returns:
+        Offsets; times in ms since 1970; places in `data` of the count of headers, 0 where there are none;
+        for keys, then for values their lengths, -1 for null, and (ends, bytes, whether some are null).
+
+    Raises ValueError where the bytes do not hold what they announce.
+    """
+    offsets, times, headers = np.empty((3, rows), dtype=np.int64)
+    keys, values = np.empty((2, rows), dtype=np.int64), np.empty((2, rows), dtype=np.int64)
+    if not _walk(data, ends, offsets, times, keys, values, headers):
+        raise ValueError("records do not fill their batches")
+    return offsets, times, headers, keys[1], _gather(data, keys), values[1], _gather(data, values)

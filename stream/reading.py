@@ -13,7 +13,7 @@ from stream.settings import Settings
 
 ROOM = 2  # batches that may wait before agents do
 FEW = 0.05  # of `batch_rows`; a batch below costs more in queries than in records,
-PATIENCE = 2.5  # so it may wait this many times as long
+PATIENCE = 5.0  # so it may wait this many times as long
 
 
 class Intake:

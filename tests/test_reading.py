@@ -13,7 +13,7 @@ from stream.fetches import Fetch
 from stream.judging import Batch, Judged, Judging, extend
 from stream.landing import Lander
 from stream.positions import Start, start_at
-from stream.reading import ROOM, Intake
+from stream.reading import PATIENCE, ROOM, Intake
 from stream.record_batches import from_rows
 from stream.settings import Settings
 
@@ -114,7 +114,7 @@ def test_a_batch_of_few_records_may_wait_longer() -> None:
     async def run() -> None:
         found = intake(settings=Settings(batch_rows=100, batch_ms=1000))
         await found.put(fetch(0, 4))
-        assert 1.0 < (found.due_in() or 0) <= 2.5
+        assert 1.0 < (found.due_in() or 0) <= PATIENCE
         found.wake.clear()
         await found.put(fetch(4, 1))
         assert 0 < (found.due_in() or 0) <= 1.0

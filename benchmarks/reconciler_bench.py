@@ -16,12 +16,13 @@ from rich.table import Table
 
 from benchmarks.fleet_lake import PARTIES, START, land, land_versions
 from benchmarks.processes import machine, peak_mb
-from benchmarks.settling import STEP_ROWS, Step, settle
+from benchmarks.settling import Step, settle
 from benchmarks.size import Size
 from rules.reconciler.step import Reconciler
 from rules.rule import load_all
 from schemas.reference import PARTY
 from sinks.lake import Lake
+from stream.steps import MOST_ROWS
 
 AMOUNTS = {
     Size.QUICK: (3_000_000, 200_000),
@@ -79,7 +80,7 @@ def show(results: Mapping[str, Any]) -> None:
 def _milestone(steps: list[Step], landed: int) -> dict[str, Any] | None:
     """The mean of the five steps that end at so many landed events, None where there were fewer."""
     near = [step for step in steps if step.landed <= landed][-5:]
-    if not near or near[-1].landed < landed - STEP_ROWS:
+    if not near or near[-1].landed < landed - MOST_ROWS:
         return None
     rows, seconds = sum(s.rows for s in near), sum(s.cpu for s in near)
     return {

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from rules.reconciler.step import Reconciler
 from sinks.lake import Lake, Settled
-from stream.steps import MOST_ROWS as STEP_ROWS
+from stream.steps import MOST_ROWS
 from stream.steps import groups, read_step
 
 
@@ -25,7 +25,7 @@ class Step:
 
 def settle(lake: Lake, engine: Reconciler, at: datetime, landed: int = 0) -> Iterator[Step]:
     """Settles what the engine has not covered yet; `landed` events lie behind it."""
-    for commits in groups(lake.commits(engine.position), STEP_ROWS):
+    for commits in groups(lake.commits(engine.position), MOST_ROWS):
         cpu, wall = time.process_time(), time.monotonic()
         given = read_step(commits)
         output = engine.step(given, settle=True, at=at)

@@ -101,7 +101,7 @@ class _Reading:
     def _add_raw(self, file: Path) -> None:
         """Rejected rows, and the times of all; values are read only where there are ticks."""
         try:
-            with pq.ParquetFile(file) as parquet:
+            with pq.ParquetFile(file, read_dictionary=["topic", "reason"]) as parquet:
                 for group in range(parquet.num_row_groups):
                     rows = parquet.read_row_group(group, columns=REJECTED.names)
                     accepted = rows["reason"].is_null()

@@ -14,6 +14,7 @@ from rules.asof import FOREVER, Intervals, Ints, Keys, Runs, Segments
 from rules.growing import Growing
 from rules.reconciler import state
 from rules.reconciler.intervals import CHAIN_COLUMNS, LATEST
+from rules.reconciler.pieces import keys
 from rules.reconciler.store import allocation_events
 
 LEAST = 10_000
@@ -40,19 +41,11 @@ _RELEASED = """
 SELECT DISTINCT slot, epoch_us(t) AS t FROM {events} JOIN chain_slot USING (allocation_id)
 WHERE action = 'released' ORDER BY slot, t
 """
-_ALLOCATED = f"""
-WITH latest AS (
-  FROM {{events}} WHERE action = 'allocated'
-  QUALIFY row_number() OVER (PARTITION BY allocation_id, t ORDER BY {LATEST}) = 1
-), release AS (
-  SELECT allocation_id, t FROM {{events}} WHERE action = 'released'
-)
-SELECT slot, epoch_us(a.t) AS t, coalesce(epoch_us(r.t), {FOREVER}) AS released_at, "partition", "offset",
-  party_id_sent, principal, authorization_id
-FROM latest a JOIN chain_slot USING (allocation_id)
-ASOF LEFT JOIN release r ON a.allocation_id = r.allocation_id AND a.t <= r.t
-ORDER BY slot, a.t
+_ALLOCATED = """
+SELECT slot, epoch_us(t) AS t, "partition", "offset", party_id_sent, principal, authorization_id
+FROM (FROM {events} WHERE action = 'allocated' {latest}) JOIN chain_slot USING (allocation_id)
 """
+_LATEST = f"QUALIFY row_number() OVER (PARTITION BY allocation_id, t ORDER BY {LATEST}) = 1"
 _SERIALS = """
 SELECT a.number, serials FROM allocation e JOIN chain_row a USING ("partition", "offset")
 WHERE t BETWEEN {low} AND {high} ORDER BY a.number
@@ -166,15 +159,27 @@ class Chains:
         self._is_closed.values[slots] = ids["is_closed"].to_numpy()
         con.register("chain_slot", ids.select(["allocation_id"]).append_column("slot", pa.array(slots)))
         released = con.sql(_RELEASED.format(events=events)).to_arrow_table()
-        allocated = con.sql(_ALLOCATED.format(events=events)).to_arrow_table()
+        allocated = self._allocated(events)
         con.unregister("chain_slot")
         slots = np.sort(slots)
         counts = np.bincount(np.searchsorted(slots, _ints(released, "slot")), minlength=len(slots))
         self._releases.set(slots, counts, _ints(released, "t"))
-        texts = {name: self._texts.intern(allocated[name].combine_chunks()) for name in _TEXTS}
-        self._set(
-            slots, _ints(allocated, "slot"), {name: _ints(allocated, name) for name in _NUMBERS} | texts
-        )
+        owner = _ints(allocated, "slot")
+        columns = {name: _ints(allocated, name) for name in ("t", "partition", "offset")}
+        columns["released_at"] = _next(released, owner, columns["t"])
+        columns |= {name: self._texts.intern(allocated[name].combine_chunks()) for name in _TEXTS}
+        self._set(slots, owner, columns)
+
+    def _allocated(self, events: str) -> pa.Table:
+        """The `allocated` ones by slot and time, of several at one time the latest."""
+        for latest in ("", _LATEST):  # nearly always there is one a time
+            rows = self._con.sql(_ALLOCATED.format(events=events, latest=latest)).to_arrow_table()
+            slot, t = _ints(rows, "slot"), _ints(rows, "t")
+            order = np.lexsort((t, slot))
+            slot, t = slot[order], t[order]
+            if not ((slot[1:] == slot[:-1]) & (t[1:] == t[:-1])).any():
+                break
+        return rows.take(pa.array(order))
 
     def _set(self, slots: Ints, owner: Ints, columns: dict[str, Ints]) -> None:
         """Replaces the rows of some slots (ascending) by such of the slots `owner`, which are in order."""
@@ -201,6 +206,14 @@ class Chains:
         self._is_closed.append(np.zeros(len(slots), bool))
         self._releases.set(slots, np.bincount(released, minlength=len(slots)), times)
         self._set(slots, held.groups, {name: column.values[held.values] for name, column in columns.items()})
+
+
+def _next(released: pa.Table, slots: Ints, times: Ints) -> Ints:
+    """The time of the first release, by slot and time, of each slot at a time or later; FOREVER for none."""
+    at, owner = _ints(released, "t"), _ints(released, "slot")
+    every = keys(np.concatenate([owner, slots]), np.concatenate([at, times]))
+    found = np.searchsorted(every[: len(at)], every[len(at) :])
+    return np.where(np.append(owner, -1)[found] == slots, np.append(at, FOREVER)[found], FOREVER)
 
 
 def _ints(table: pa.Table, name: str) -> Ints:

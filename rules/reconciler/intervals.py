@@ -49,10 +49,10 @@ SELECT {_READ} FROM new_allocation SEMI JOIN changed_allocation USING (allocatio
 
 CREATE OR REPLACE TEMP TABLE changed_interval AS
 WITH winner AS (
-  SELECT *, lead(t) OVER (PARTITION BY allocation_id ORDER BY t) AS next_t
-  FROM (
-    FROM changed_chain WHERE action = 'allocated'
-    QUALIFY row_number() OVER (PARTITION BY allocation_id, t ORDER BY {LATEST}) = 1)
+  SELECT *, lead(t) OVER (
+    PARTITION BY allocation_id ORDER BY t, source, event_id, "partition", "offset") AS next_t
+  FROM changed_chain WHERE action = 'allocated'
+  QUALIFY next_t IS DISTINCT FROM t
 ), release AS (
   SELECT DISTINCT allocation_id, t FROM changed_chain WHERE action = 'released'
 ), chained AS (

@@ -7,8 +7,7 @@ from datetime import datetime
 
 from rules.reconciler.step import Reconciler
 from sinks.lake import Lake, Settled
-from stream.steps import MOST_ROWS
-from stream.steps import groups, read_step
+from stream.steps import MOST_ROWS, groups, read_step
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rules.reconciler import files, state
+from rules.reconciler.given import REPEATED
 
 FILE_ROWS = 1 << 17
 """From so many on they are worth a file."""
 
 _FOLDER = "accesses"
-_REPEATED = ["source", "action", "method", "source_country", "operation", "topic"]
 _AT = 'topic, "partition", "offset"'
 
 _CREATE = """
@@ -85,7 +85,7 @@ def relation(con: duckdb.DuckDBPyConnection, low: str | None = None, high: str |
 def _write(con: duckdb.DuckDBPyConnection, folder: Path, rows: pa.Table) -> None:
     with files.written(folder) as file:
         pq.write_table(
-            rows, file, compression="none", use_dictionary=_REPEATED, write_statistics=["t"]
+            rows, file, compression="none", use_dictionary=sorted(REPEATED), write_statistics=["t"]
         )  # few columns are worth an encoding; the file system's cache is what it is read from
     path = Path(file.name)
     span = pc.min_max(rows["t"])

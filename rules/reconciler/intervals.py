@@ -42,11 +42,16 @@ CREATE TABLE IF NOT EXISTS held_open ({_HELD});
 CREATE TABLE IF NOT EXISTS held_closed ({_HELD});
 """
 
-_CHANGED = f"""
+_CHAIN = f"""
 CREATE OR REPLACE TEMP TABLE changed_chain AS
 SELECT {_READ} FROM {{kept}} UNION ALL
-SELECT {_READ} FROM new_allocation SEMI JOIN changed_allocation USING (allocation_id);
+SELECT {_READ} FROM new_allocation SEMI JOIN changed_allocation USING (allocation_id)
+"""
 
+_BEGINNINGS = "(SELECT t FROM changed_chain UNION ALL SELECT from_t FROM changed_allocation)"
+"""Nothing that is held of the changed ids began before the least of these times."""
+
+_CHANGED = f"""
 CREATE OR REPLACE TEMP TABLE changed_interval AS
 WITH winner AS (
   SELECT *, lead(t) OVER (
@@ -125,21 +130,27 @@ def create(con: duckdb.DuckDBPyConnection) -> None:
 def follow(con: duckdb.DuckDBPyConnection) -> None:
     """Makes the intervals of the ids in `changed_allocation` anew, as far as its `from_t` touches them, from
     `allocation` and `new_allocation`; and `changed_chain`, all events of these ids."""
-    changed = _CHANGED.format(kept=allocation_events(con, "changed_allocation"))
+    con.execute(_CHAIN.format(kept=allocation_events(con, "changed_allocation")))
     since = least(con, "changed_allocation", "from_t")
-    if since is None:
-        con.execute(changed)  # leaves its tables behind, without rows
-        return
+    if since is not None:
+        _forget(con, least(con, _BEGINNINGS, "t") or since, since)
+    con.execute(_CHANGED)  # leaves its tables behind, with rows or without
+
+
+def _forget(con: duckdb.DuckDBPyConnection, first: str, since: str) -> None:
+    """Takes out the intervals of the changed ids; literal times, so that others are passed over unread.
+
+    `first`: none of them begins before it; `since`: the least time from which any has changed.
+    """
     for table in ("interval", "held"):
         con.execute(
-            f"DELETE FROM {table}_open USING changed_allocation c "
-            f"WHERE {table}_open.allocation_id = c.allocation_id"
+            f"DELETE FROM {table}_open USING changed_allocation c WHERE {table}_open.from_t >= {first} "
+            f"AND {table}_open.allocation_id = c.allocation_id"
         )
         con.execute(
             f"DELETE FROM {table}_closed USING changed_allocation c WHERE {table}_closed.to_t >= {since} "
             f"AND {table}_closed.allocation_id = c.allocation_id AND {table}_closed.to_t >= c.from_t"
         )
-    con.execute(changed)
 
 
 def beside_authorization(con: duckdb.DuckDBPyConnection, asked: str) -> str:

@@ -183,7 +183,7 @@ def _rivals(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
         )
     since = least(con, "changed_serial", "from_t")
     if since is not None:
-        held = f"(FROM held_open UNION ALL FROM held_closed WHERE to_t >= {since})"
+        held = f"(FROM held_open WHERE from_t >= {since} UNION ALL FROM held_closed WHERE from_t >= {since})"
         yield (
             f"{judged} JOIN (SELECT DISTINCT h.allocation_id, h.from_t FROM {held} h JOIN changed_serial c "
             "USING (serial) WHERE h.from_t >= c.from_t) h "

@@ -16,12 +16,13 @@ from stream.fetches import Fetch
 from stream.judging import Batch, Judging
 from stream.landing import Lander
 from stream.settings import Settings
-from stream.start import tune_memory
+from stream.start import load_compiled, tune_memory
 
 
 def judging(rules: Iterable[Rule]) -> Judging:
-    """What judges, with memory tuned as a worker's; its references are still to be added."""
+    """What judges, prepared as a worker is; its references are still to be added."""
     tune_memory()
+    load_compiled()
     return Judging(Judge(rules), {})
 
 

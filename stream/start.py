@@ -10,6 +10,8 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,6 +44,7 @@ def run(settings: Settings) -> None:
     """
     logging.basicConfig(level=settings.log, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     tune_memory()
+    load_compiled()
     with _alone(settings):
         topic_ids = topics(settings)
         lake = Lake.open(settings.lake)
@@ -69,6 +72,13 @@ def tune_memory() -> None:
     pa.set_memory_pool(pa.system_memory_pool())
     with contextlib.suppress(OSError, AttributeError):  # glibc only
         ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, 1)
+
+
+def load_compiled() -> None:
+    """Load what numba compiles, where it is there, before records wait for it."""
+    if find_spec("numba"):
+        for module in ("schemas.json_flat", "rules.probe"):
+            import_module(module)
 
 
 async def _work(settings: Settings, judging: Judging, lander: Lander, metrics: Metrics, about: str) -> None:

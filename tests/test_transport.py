@@ -124,6 +124,23 @@ def test_keys_values_and_headers_arrive_as_sent(kafka: LocalKafka) -> None:
     assert many["topic_id"].null_count == 3000
 
 
+def test_every_compression_of_kafka_is_read(kafka: LocalKafka) -> None:
+    kafka.create_topics({"t.compressed": 1})
+    codecs = ("gzip", "snappy", "lz4", "zstd")
+
+    async def run() -> list[Fetch]:
+        for codec in codecs:
+            async with AIOKafkaProducer(
+                bootstrap_servers=kafka.bootstrap, compression_type=codec, linger_ms=100
+            ) as producer:
+                for number in range(50):
+                    await producer.send("t.compressed", b"%d %s" % (number, codec.encode() * 20), partition=0)
+        return await read(kafka, "t.compressed", 200)
+
+    values = to_arrow(asyncio.run(run()), {})["value"].to_pylist()
+    assert values == [b"%d %s" % (number, codec.encode() * 20) for codec in codecs for number in range(50)]
+
+
 def test_a_header_key_that_is_not_utf8_is_no_poison(kafka: LocalKafka) -> None:
     kafka.create_topics({"t.header": 1})
 

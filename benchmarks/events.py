@@ -14,7 +14,7 @@ from stream.fetches import COLUMNS, Fetch, install
 from stream.simulation.messages import Encoded, Message
 
 PARTITIONS = 4
-BATCH_ROWS, BATCH_BYTES = 20_000, 16 << 20  # of a micro-batch: the worker's defaults
+BATCH_ROWS, BATCH_BYTES = 50_000, 32 << 20  # of a micro-batch: the worker's defaults
 FETCH_BYTES = 1 << 20  # what a fetch brings of one partition: aiokafka's default
 _MAGIC, _NO_COMPRESSION = 2, 0
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from sinks.batch import File
 from sinks.durable import make_folder, sync_folder, told
 
-ROW_GROUP_ROWS = 20_000  # a batch of the worker is one row group of its tables
+ROW_GROUP_ROWS = 20_000  # few, so that memory stays flat
 ROW_GROUP_BYTES = 12 << 20
 
 _DISTINCT = {

@@ -236,7 +236,7 @@ def new_app(owner: PositionOwner, group: str, brokers: list[str], **settings: An
         consumer_metadata_max_age_ms=30_000,  # how soon a new topic or partition is seen
         processing_guarantee="at_least_once",
         store="memory://",
-        stream_buffer_maxsize=4,
+        stream_buffer_maxsize=1,
         stream_wait_empty=False,
         table_standby_replicas=0,
         topic_allow_declare=False,

@@ -112,7 +112,7 @@ def test_a_batch_is_due_by_rows_or_by_time() -> None:
 
 def test_a_batch_of_few_records_may_wait_longer() -> None:
     async def run() -> None:
-        found = intake(settings=Settings(batch_rows=100, batch_ms=1000))
+        found = intake(settings=Settings(batch_rows=250, batch_ms=1000))
         await found.put(fetch(0, 4))
         assert 1.0 < (found.due_in() or 0) <= PATIENCE
         found.wake.clear()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -238,17 +239,23 @@ def test_aborted_transactions_do_not_land(fresh: LocalKafka, tmp_path: Path) -> 
     raw = read(lake, "raw")
     assert raw["value"].to_pylist() == [b"0", b"2"]
     assert raw["offset"].to_pylist() == [0, 4]
-    holes = json.loads(last_commit(lake))["holes"]
-    missing = {offset for hole in holes for offset in range(hole["start"], hole["end"])}
+    missing = {offset for hole in holes(lake) for offset in range(hole["start"], hole["end"])}
     assert missing == {1, 2, 3, 5, 6, 7}
 
 
-def last_commit(lake: Path) -> str:
-    """What the last commit of raw says beyond Delta's own fields."""
-    entry = max((lake / "raw" / "_delta_log").glob("*.json")).read_text()
-    info = next(line["commitInfo"] for line in map(json.loads, entry.splitlines()) if "commitInfo" in line)
-    found = info["sekisho"]
-    return found if isinstance(found, str) else json.dumps(found)
+def commits(lake: Path) -> list[dict[str, Any]]:
+    """What each commit of raw says beyond Delta's own fields, the first one first."""
+    said = []
+    for entry in sorted((lake / "raw" / "_delta_log").glob("*.json")):
+        for line in map(json.loads, entry.read_text().splitlines()):
+            found = line.get("commitInfo", {}).get("sekisho")
+            if found is not None:
+                said.append(json.loads(found) if isinstance(found, str) else found)
+    return said
+
+
+def holes(lake: Path) -> list[dict[str, Any]]:
+    return [hole for commit in commits(lake) for hole in commit["holes"]]
 
 
 def party(name: str) -> bytes:
@@ -277,7 +284,7 @@ def test_a_late_reference_record_is_known_to_the_next_batch(fresh: LocalKafka, t
         send(fresh, access("P-late", 2))
         worker.until(lambda: landed(lake).get((ACCESS, 0)) == 2)
     assert read(lake, "access").sort_by("offset")["party_id"].to_pylist() == [None, "P-late"]
-    known = {(k["topic"], k["partition"]): k["offset"] for k in json.loads(last_commit(lake))["known"]}
+    known = {(k["topic"], k["partition"]): k["offset"] for k in commits(lake)[-1]["known"]}
     assert known[PARTY, 1] == 1
 
 
@@ -294,7 +301,7 @@ def test_deleted_records_must_be_given_up_by_a_person(fresh: LocalKafka, tmp_pat
     with WorkerProcess(fresh.bootstrap, lake, accept_hole=f"{ACCESS}:0") as worker:
         worker.until(lambda: landed(lake).get((ACCESS, 0)) == 6)
     assert sorted(read(lake, "raw")["offset"].to_pylist()) == [0, 1, 4, 5]
-    assert json.loads(last_commit(lake))["holes"] == [{"topic": ACCESS, "partition": 0, "start": 2, "end": 4}]
+    assert holes(lake) == [{"topic": ACCESS, "partition": 0, "start": 2, "end": 4}]
 
 
 def test_a_recreated_topic_must_be_given_up_by_a_person(fresh: LocalKafka, tmp_path: Path) -> None:

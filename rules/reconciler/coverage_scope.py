@@ -12,9 +12,10 @@ import pyarrow as pa
 from rules.asof import Ints
 from rules.reconciler.coverage_open import Open
 from rules.reconciler.pieces import Mask
+from rules.reconciler.watermark import LATENESS_US
 
-BEGINNING = -1
-"""A watermark (µs) before every event: times are from 1970 on."""
+BEGINNING = -LATENESS_US - 1
+"""A time (µs) before every watermark: events are from 1970 on, and it is the lateness behind them."""
 
 _CREATE = """
 CREATE TABLE IF NOT EXISTS coverage_late (allocation_id VARCHAR, from_t TIMESTAMP, voids BOOLEAN);

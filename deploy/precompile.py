@@ -9,14 +9,14 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from rules import keys
 from schemas.columns import WORTH_LOADING, decode
 from schemas.events import EVENTS
-from stream.record_batches import Kept, columns
+from stream.record_batches import Kept, read, unread
 
 
 def main() -> None:
     """Read a record batch, decode and look up as much as it takes for the compiled loops to be loaded."""
     batch = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 1 << 16)
     batch.append(0, 0, b"k", b"v", [])
-    columns([Kept(None, memoryview(batch.build()))])
+    read([unread([Kept(None, memoryview(batch.build()))])])
     for record in EVENTS.values():
         decode(record, pa.array([b"{}"] * WORTH_LOADING, pa.binary()))
     names = pa.array([str(number) for number in range(keys.WORTH_LOADING)])

@@ -17,9 +17,10 @@ from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.memory_records import MemoryRecords
 
+from schemas.json_guards import Ints
 from schemas.record import TIME
 from schemas.tables import FETCHED
-from stream.record_batches import NO_RECORDS, Kept, columns, fast
+from stream.record_batches import NO_RECORDS, Kept, Records, fast, read, unread
 
 FETCHER_HOOKS = {
     "PartitionRecords": "(tp, records, aborted_transactions, fetch_offset, key_deserializer, "
@@ -47,7 +48,7 @@ class Fetch:
     partition: int
     start: int
     end: int = 0
-    records: pa.RecordBatch = field(default_factory=lambda: NO_RECORDS)
+    records: Records = field(default_factory=lambda: NO_RECORDS)
     epoch: int = 0  # which seek of the consumer it was read after
 
     def __len__(self) -> int:
@@ -55,27 +56,28 @@ class Fetch:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the values: what a batch is measured by."""
-        if not len(self):
-            return 0
-        values = self.records["value"]
-        ends = np.frombuffer(values.buffers()[1], dtype=np.int32)
-        return int(ends[values.offset + len(values)] - ends[values.offset])
+        """Bytes that it takes: what a batch is measured by."""
+        return int(self.records.nbytes)
 
     @property
     def holes(self) -> list[tuple[int, int]]:
         """Half-open ranges within [start, end) that hold no record."""
         if len(self) == self.end - self.start:
             return []
-        edges = np.concatenate([[self.start - 1], self.records["offset"].to_numpy(), [self.end]])
+        edges = np.concatenate([[self.start - 1], self._offsets(), [self.end]])
         gaps = np.flatnonzero(np.diff(edges) > 1)
         return [(int(edges[at]) + 1, int(edges[at + 1])) for at in gaps]
 
     def drop_below(self, offset: int) -> None:
         """Forget the records below an offset; the range then starts there."""
-        count = int(np.searchsorted(self.records["offset"].to_numpy(), offset))
-        self.records = self.records.slice(count)
+        count = int(np.searchsorted(self._offsets(), offset))
+        self.records = read([self.records]).slice(count)
         self.start, self.end = offset, max(self.end, offset)
+
+    def _offsets(self) -> Ints:
+        self.records = read([self.records])
+        offsets: Ints = self.records["offset"].to_numpy()
+        return offsets
 
 
 class KeptRecords:
@@ -121,8 +123,8 @@ class ColumnRecords(_UpstreamRecords):
                 kept.append(Kept(batch, self._records.batch_bytes))
             # A batch keeps its last offset when compaction removed the last record.
             self.next_fetch_offset = batch.next_offset
-        fetch = Fetch(self._tp.topic, self._tp.partition, start, self.next_fetch_offset, columns(kept))
-        if len(fetch) and fetch.records["offset"][0].as_py() < start:
+        fetch = Fetch(self._tp.topic, self._tp.partition, start, self.next_fetch_offset, unread(kept))
+        if kept and kept[0].batch.base_offset < start:
             fetch.drop_below(start)  # a batch comes whole even if only its end was asked for
         yield fetch
 
@@ -161,7 +163,7 @@ def to_arrow(fetches: Sequence[Fetch], topic_ids: Mapping[str, str | None]) -> p
     """
     rows = [len(fetch) for fetch in fetches]
     topics = [fetch.topic for fetch in fetches]
-    records = pa.concat_batches([fetch.records for fetch in fetches])
+    records = read(fetch.records for fetch in fetches)
     columns = [
         _repeat(topics, rows, pa.string()),
         _repeat([topic_ids.get(topic) for topic in topics], rows, pa.string()),

@@ -7,14 +7,14 @@ The fast way copies keys and values straight out of the bytes (`record_scan.py`,
 import itertools
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import _DefaultRecordBatchPy
@@ -39,6 +39,9 @@ RECORDS = pa.schema(
 
 NO_RECORDS = pa.RecordBatch.from_pylist([], RECORDS)
 
+PIECE = 1 << 18
+"""Bytes read at a time: few enough to be in a core's cache still when they are copied."""
+
 _MAGIC, _CODEC, _COUNT = 16, 22, 57  # places in a batch's header
 _SINCE_KIP_98 = 2  # of _MAGIC
 _CODECS = 7  # the bits of _CODEC that name one
@@ -53,19 +56,51 @@ class Kept:
     data: memoryview
 
 
-def columns(batches: Sequence[Kept]) -> pa.RecordBatch:
-    """Their RECORDS, in order.
+class Unread:
+    """Record batches whose records are still to be read; as many and as large as their headers say."""
+
+    def __init__(self, batches: Sequence[memoryview | bytes]) -> None:
+        """`batches` are uncompressed and as KIP-98 says."""
+        self.batches = batches
+        self.num_rows = sum(struct.unpack_from(">I", batch, _COUNT)[0] for batch in batches)
+        self.nbytes = sum(map(len, batches))
+
+
+Records: TypeAlias = pa.RecordBatch | Unread
+"""RECORDS, read or not."""
+
+
+def unread(batches: Sequence[Kept]) -> Records:
+    """Their records, which are read only where there is no fast way.
 
     Raises CorruptRecordException where the bytes are no record batch.
     """
     if not batches:
         return NO_RECORDS
-    scanner = fast()
-    try:
-        if scanner is None or any(kept.data[_MAGIC] < _SINCE_KIP_98 for kept in batches):
+    with _corruption():
+        if fast() is None or any(kept.data[_MAGIC] < _SINCE_KIP_98 for kept in batches):
             return from_rows(itertools.chain.from_iterable(map(_rows, batches)))
-        return _scanned(scanner, [_uncompressed(kept.data) for kept in batches])
-    except (ValueError, IndexError) as error:
+        return Unread([_uncompressed(kept.data) for kept in batches])
+
+
+def read(parts: Iterable[Records]) -> pa.RecordBatch:
+    """All records, in order; what is unread at one go.
+
+    Raises CorruptRecordException where the bytes are no record batch.
+    """
+    found: list[pa.RecordBatch] = []
+    for group in (list(group) for _, group in itertools.groupby(parts, type)):
+        batches = [batch for part in group if isinstance(part, Unread) for batch in part.batches]
+        with _corruption():
+            found += [_scanned(batches)] if batches else group
+    return found[0] if len(found) == 1 else pa.concat_batches(found)
+
+
+@contextmanager
+def _corruption() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, IndexError, struct.error) as error:
         raise CorruptRecordException(f"Found invalid record structure: {error!r}") from error
 
 
@@ -94,27 +129,51 @@ def _uncompressed(batch: memoryview) -> memoryview | bytes:
     return bytes(batch[: whole.HEADER_STRUCT.size]) + whole._buffer[whole._pos :]
 
 
-def _scanned(scanner: Any, batches: Sequence[memoryview | bytes]) -> pa.RecordBatch:
-    data = np.frombuffer(batches[0] if len(batches) == 1 else b"".join(batches), dtype=np.uint8)
-    ends = np.array(list(itertools.accumulate(map(len, batches))))
-    rows = sum(struct.unpack_from(">I", batch, _COUNT)[0] for batch in batches)
-    if rows * _SMALLEST > len(data):
-        raise CorruptRecordException(f"{rows} records announced in {len(data)} bytes")
-    offsets, times, headers, key_lengths, keys, value_lengths, values = scanner.scan(data, ends, rows)
-    columns = [
-        pa.array(offsets),
-        pa.array(times),
-        _pieces(key_lengths, *keys),
-        _headers_at(data, headers),
-        _pieces(value_lengths, *values),
-    ]
+def _scanned(batches: Sequence[memoryview | bytes]) -> pa.RecordBatch:
+    whole = Unread(batches)
+    if whole.num_rows * _SMALLEST > whole.nbytes:
+        raise ValueError(f"{whole.num_rows} records announced in {whole.nbytes} bytes")
+    offsets, times, headers = np.empty((3, whole.num_rows), dtype=np.int64)
+    keys, values = _Texts(whole), _Texts(whole)
+    row, listed = 0, []
+    for piece in _pieces(batches):
+        data = np.frombuffer(b"".join(piece), dtype=np.uint8)
+        ends = np.cumsum([len(batch) for batch in piece])
+        first, row = row, fast().scan(data, ends, row, offsets, times, headers, *keys.parts, *values.parts)
+        listed.append(_headers_at(data, headers[first:row]))
+    columns = [pa.array(offsets), pa.array(times), keys.array(), pa.concat_arrays(listed), values.array()]
     return pa.RecordBatch.from_arrays(columns, schema=RECORDS)
 
 
-def _pieces(lengths: Ints, ends: npt.NDArray[np.int32], copied: Bytes, null: bool) -> pa.BinaryArray:
-    valid = pa.py_buffer(np.packbits(lengths >= 0, bitorder="little")) if null else None
-    buffers = [valid, pa.py_buffer(ends), pa.py_buffer(copied)]
-    return pa.Array.from_buffers(pa.binary(), len(lengths), buffers)
+def _pieces(batches: Sequence[memoryview | bytes]) -> Iterator[list[memoryview | bytes]]:
+    """Some of the batches at a time, of PIECE bytes or one."""
+    piece: list[memoryview | bytes] = []
+    size = 0
+    for batch in batches:
+        if piece and size + len(batch) > PIECE:
+            yield piece
+            piece, size = [], 0
+        piece.append(batch)
+        size += len(batch)
+    yield piece
+
+
+class _Texts:
+    """Keys or values, as `record_scan.scan` fills them in: where each ends, the bytes, whether it is null."""
+
+    def __init__(self, room: Unread) -> None:
+        self.parts = (
+            np.zeros(room.num_rows + 1, dtype=np.int32),
+            np.empty(room.nbytes, dtype=np.uint8),
+            np.empty(room.num_rows, dtype=np.bool_),
+        )
+
+    def array(self) -> pa.BinaryArray:
+        ends, texts, null = self.parts
+        valid = pa.py_buffer(np.packbits(~null, bitorder="little")) if null.any() else None
+        return pa.Array.from_buffers(
+            pa.binary(), len(null), [valid, pa.py_buffer(ends), pa.py_buffer(texts[: ends[-1]])]
+        )
 
 
 def _headers_at(data: Bytes, places: Ints) -> pa.ListArray:

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.compiled import compiled, inlined
-from schemas.json_guards import Bytes, Ints
+from schemas.json_guards import Bytes, Ints, Mask
 
-Lengths = npt.NDArray[np.int32]
-Pieces = npt.NDArray[np.int64]  # two rows: places and lengths
+Ends = npt.NDArray[np.int32]
 
 HEADER = 61
 """Bytes of a record batch before its records."""
@@ -62,13 +61,38 @@ def _headers_end(data: Bytes, at: int, end: int) -> int:
 
 
 @inlined
-def _walk(
-    data: Bytes, ends: Ints, offsets: Ints, times: Ints, keys: Pieces, values: Pieces, headers: Ints
-) -> bool:
-    """Fill the columns; whether the batches are well formed."""
-    row, start = 0, 0
-    for batch in range(len(ends)):
-        end = ends[batch]
+def _copy(data: Bytes, at: int, length: int, ends: Ends, row: int, into: Bytes) -> None:
+    """Put a text behind those of the rows before."""
+    # of unsigned places numba does not ask whether they count from the end
+    place, end, count = np.uint64(at), np.uint64(ends[row]), np.uint64(max(length, 0))
+    for byte in range(count):
+        into[end + byte] = data[place + byte]
+    ends[row + 1] = end + count
+
+
+@compiled
+def scan(
+    data: Bytes, batch_ends: Ints, row: int, offsets: Ints, times: Ints, headers: Ints,
+    key_ends: Ends, keys: Bytes, key_nulls: Mask, value_ends: Ends, values: Bytes, value_nulls: Mask,
+) -> int:  # fmt: skip
+    """Put the records of uncompressed batches that lie one behind the other into columns, from a row on.
+
+    Args:
+        data: the batches, each with its header of HEADER bytes.
+        batch_ends: where each ends in `data`.
+        row: the first row to fill; returns the one behind the last.
+        offsets: to be filled.
+        times: to be filled; ms since 1970.
+        headers: to be filled with places in `data` where the count of headers lies, 0 where there are none.
+        key_ends, keys, key_nulls, value_ends, values, value_nulls: to be filled; the texts of all rows lie
+            one behind the other, row i from `ends[i]` to `ends[i + 1]`. There is room for as many bytes as in
+            the batches, and for as many rows as their headers say.
+
+    Raises ValueError where the bytes do not hold what they announce.
+    """
+    start = 0
+    for batch in range(len(batch_ends)):
+        end = batch_ends[batch]
         first, latest = _big_endian(data, start + _FIRST_TIME, 8), _big_endian(data, start + _LATEST_TIME, 8)
         by_broker = data[start + _ATTRIBUTES + 1] & _APPEND_TIME
         base = _big_endian(data, start, 8)
@@ -76,68 +100,30 @@ def _walk(
         for _ in range(_big_endian(data, start + _COUNT, 4)):
             length, at = _varint(data, at, end)
             if length <= 0 or length > end - at:
-                return False
+                raise ValueError("a record is longer than its batch")
             stop = at + length
             passed, at = _varint(data, at + 1, stop)  # behind the attributes, of which none are used
             beyond, at = _varint(data, at, stop)
             times[row] = latest if by_broker else first + passed
             offsets[row] = base + beyond
-            for column in (keys, values):
-                length, at = _varint(data, at, stop)
-                if length > stop - at:
-                    return False
-                column[0, row], column[1, row] = at, length
-                at += max(length, 0)
-            if at >= stop:
-                return False
+            length, at = _varint(data, at, stop)
+            if length > stop - at:
+                raise ValueError("a key is longer than its record")
+            key_nulls[row] = length < 0
+            _copy(data, at, length, key_ends, row, keys)
+            at += max(length, 0)
+            length, at = _varint(data, at, stop)
+            if length > stop - at:
+                raise ValueError("a value is longer than its record")
+            value_nulls[row] = length < 0
+            _copy(data, at, length, value_ends, row, values)
+            at += max(length, 0)
+            if at >= stop or _headers_end(data, at, stop) != stop:
+                raise ValueError("headers do not end with their record")
             headers[row] = 0 if data[at] == 0 else at
-            if _headers_end(data, at, stop) != stop:
-                return False
             at = stop
             row += 1
         if at != end:
-            return False
+            raise ValueError("a batch goes on behind its records")
         start = end
-    return row == len(offsets)
-
-
-@inlined
-def _gather(data: Bytes, pieces: Pieces) -> tuple[Lengths, Bytes, bool]:
-    """The pieces of `data` one behind the other: where each ends, the bytes, and whether some are null."""
-    rows = pieces.shape[1]
-    ends = np.empty(rows + 1, dtype=np.int32)
-    ends[0] = 0
-    null = False
-    for row in range(rows):
-        length = pieces[1, row]
-        null |= length < 0
-        ends[row + 1] = ends[row] + max(length, 0)
-    copied = np.empty(ends[rows], dtype=np.uint8)
-    for row in range(rows):
-        # of unsigned places numba does not ask whether they count from the end
-        into, place = np.uint64(ends[row]), np.uint64(pieces[0, row])
-        for byte in range(np.uint64(ends[row + 1] - ends[row])):
-            copied[into + byte] = data[place + byte]
-    return ends, copied, null
-
-
-@compiled
-def scan(data: Bytes, ends: Ints, rows: int) -> Any:
-    """The records of uncompressed batches that lie one behind the other.
-
-    Args:
-        data: the batches, each with its header of HEADER bytes.
-        ends: where each batch ends in `data`.
-        rows: as many records as the batches' headers say.
-
-    Returns:
-        Offsets; times in ms since 1970; places in `data` of the count of headers, 0 where there are none;
-        for keys, then for values their lengths, -1 for null, and (ends, bytes, whether some are null).
-
-    Raises ValueError where the bytes do not hold what they announce.
-    """
-    offsets, times, headers = np.empty((3, rows), dtype=np.int64)
-    keys, values = np.empty((2, rows), dtype=np.int64), np.empty((2, rows), dtype=np.int64)
-    if not _walk(data, ends, offsets, times, keys, values, headers):
-        raise ValueError("records do not fill their batches")
-    return offsets, times, headers, keys[1], _gather(data, keys), values[1], _gather(data, values)
+    return row

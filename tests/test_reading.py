@@ -9,7 +9,7 @@ import pytest
 from rules.judge import Judge
 from schemas.errors import SekishoError
 from sinks.metrics import Metrics
-from stream.fetches import Fetch
+from stream.fetches import Fetch, to_arrow
 from stream.judging import Batch, Judged, Judging, extend
 from stream.landing import Lander
 from stream.positions import Start, start_at
@@ -131,7 +131,7 @@ def test_what_was_given_up_is_skipped_and_noted() -> None:
         return found.take()
 
     batch = asyncio.run(run())
-    covered = [(item.start, item.end, item.records["offset"].to_pylist()) for item in batch.fetches]
+    covered = [(item.start, item.end, to_arrow([item], {})["offset"].to_pylist()) for item in batch.fetches]
     assert covered == [(5, 5, []), (5, 7, [5, 6])]
     judged = Judging(Judge([]), {}).judge(batch)
     assert judged.ranges == {PLACE: (5, 7)}

@@ -3,8 +3,10 @@
 import contextlib
 import itertools
 import struct
+from collections.abc import Sequence
 
 import hypothesis.strategies as st
+import pyarrow as pa
 import pytest
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -13,7 +15,7 @@ from hypothesis import example, given
 
 from stream import record_batches
 from stream.fetches import KeptRecords
-from stream.record_batches import NO_RECORDS, Headers, Kept, columns
+from stream.record_batches import NO_RECORDS, Headers, Kept, read, unread
 
 CODECS = NO_CODEC, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 HEADER = 61  # bytes before a batch's records
@@ -45,6 +47,10 @@ def kept(data: bytes) -> list[Kept]:
     while records.has_next():
         found.append(Kept(records.next_batch(), records.batch_bytes))
     return found
+
+
+def columns(batches: Sequence[Kept]) -> pa.RecordBatch:
+    return read([unread(batches)])
 
 
 @pytest.fixture(params=["numba", "plain"], autouse=True)

@@ -174,10 +174,10 @@ def test_aborted_records_and_markers_are_holes(kafka: LocalKafka) -> None:
         return await read(kafka, "t.transactions", 18)
 
     fetched = asyncio.run(run())
-    values = [value for fetch in fetched for value in fetch.records["value"].to_pylist()]
+    values = [value for fetch in fetched for value in to_arrow([fetch], {})["value"].to_pylist()]
     assert values == [b"0", b"0", b"2", b"2", b"3", b"3", b"5", b"5"]
     missing = {offset for fetch in fetched for start, end in fetch.holes for offset in range(start, end)}
-    landed = {offset for fetch in fetched for offset in fetch.records["offset"].to_pylist()}
+    landed = {offset for fetch in fetched for offset in to_arrow([fetch], {})["offset"].to_pylist()}
     assert landed | missing == set(range(18))
     assert not landed & missing
     assert all(left.end == right.start for left, right in itertools.pairwise(fetched))
@@ -194,7 +194,7 @@ def test_reading_starts_inside_a_record_batch(kafka: LocalKafka) -> None:
 
     fetched = asyncio.run(run())
     assert fetched[0].start == 37
-    assert [value for fetch in fetched for value in fetch.records["value"].to_pylist()] == [
+    assert [value for fetch in fetched for value in to_arrow([fetch], {})["value"].to_pylist()] == [
         b"%d" % n for n in range(37, 100)
     ]
     assert [fetch.holes for fetch in fetched] == [[] for _ in fetched]
@@ -311,7 +311,12 @@ def test_holes_are_what_no_record_covers() -> None:
 def test_what_lies_below_an_offset_can_be_dropped() -> None:
     fetch = Fetch("t", 0, 5, 20, records([7, 8, 12]))
     fetch.drop_below(8)
-    assert (fetch.start, fetch.end, fetch.records["offset"].to_pylist(), fetch.bytes) == (8, 20, [8, 12], 2)
+    assert (fetch.start, fetch.end, to_arrow([fetch], {})["offset"].to_pylist(), len(fetch)) == (
+        8,
+        20,
+        [8, 12],
+        2,
+    )
 
 
 def test_times_outside_the_calendar_become_its_ends() -> None:

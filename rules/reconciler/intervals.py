@@ -109,17 +109,18 @@ LEFT JOIN running_interval own
 
 
 _SHARED = """
-SELECT code FROM (
-  SELECT code, allocation_id, min(low) AS low, max(high) AS high FROM (
-    SELECT code, allocation_id, t AS low, t + INTERVAL 1 MICROSECOND AS high FROM {asked}
-    UNION ALL SELECT code, allocation_id, from_t, 'infinity'::TIMESTAMP
-    FROM held_open WHERE code IN (SELECT code FROM {asked})
-    UNION ALL SELECT code, allocation_id, from_t, to_t FROM held_closed
-    WHERE to_t > {since} AND from_t < to_t AND code IN (SELECT code FROM {asked}))
-  GROUP BY code, allocation_id)
-GROUP BY code HAVING count(*) > 2 OR (count(*) = 2 AND max(low) < min(high))
+SELECT DISTINCT code FROM (
+  SELECT code, high, lead(low) OVER (PARTITION BY code ORDER BY low) AS next_low FROM (
+    SELECT code, min(low) AS low, max(high) AS high FROM (
+      SELECT code, allocation_id, t AS low, t + INTERVAL 1 MICROSECOND AS high FROM {asked}
+      UNION ALL SELECT code, allocation_id, from_t, 'infinity'::TIMESTAMP
+      FROM held_open WHERE code IN (SELECT code FROM {asked})
+      UNION ALL SELECT code, allocation_id, from_t, to_t FROM held_closed
+      WHERE to_t > {since} AND from_t < to_t AND code IN (SELECT code FROM {asked}))
+    GROUP BY code, allocation_id))
+WHERE next_low < high
 """
-"""Two allocations that list a serial one after the other do not share it; of three that is not asked."""
+"""Of spans in the order of their beginnings two overlap where one does with the next."""
 
 
 def create(con: duckdb.DuckDBPyConnection) -> None:

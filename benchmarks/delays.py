@@ -1,7 +1,7 @@
 """How long the reconciler took, worked out from its lake and from when commits were seen."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.planted import Incident
 from benchmarks.waits import rows
 from benchmarks.watching import Seen
 from rules.rule import load_all
@@ -27,7 +28,9 @@ _FOUND = """
 WITH opening AS (
   SELECT finding_id, rule_id, topic, "partition", "offset", min(found) AS found,
     bool_or(step IS NULL) AS at_landing, any_value(allocation_id) AS allocation_id
-  FROM firing GROUP BY finding_id, rule_id, topic, "partition", "offset"),
+  FROM firing f
+  ANTI JOIN planted p ON p.rule_id = f.rule_id AND p.subject = split_part(f.subject, '|since:', 1)
+  GROUP BY finding_id, rule_id, topic, "partition", "offset"),
 allocated AS (
   SELECT allocation_id, min(landed.appended) AS appended, min(landed.seen) AS seen
   FROM allocation JOIN landed USING (topic, "partition", "offset")
@@ -45,7 +48,7 @@ SELECT max(reached) FROM (
 """
 
 
-_FIRINGS = ["finding_id", "rule_id", "allocation_id", *COORDINATES.names, "step"]
+_FIRINGS = ["finding_id", "rule_id", "subject", "allocation_id", *COORDINATES.names, "step"]
 
 
 _LANDED = """
@@ -56,12 +59,16 @@ SELECT max(seen) FROM allocation JOIN landed USING (topic, "partition", "offset"
 class Delays:
     """A lake after a run. Times are Unix times in seconds."""
 
-    def __init__(self, lake: Path, landed: Sequence[Seen], found: Sequence[Seen]) -> None:
+    def __init__(
+        self, lake: Path, landed: Sequence[Seen], found: Sequence[Seen], planted: Iterable[Incident]
+    ) -> None:
         """`landed` are all commits of `raw`, `found` those of `finding_event`, as they were seen."""
         self._connection = connect(lake)
         self._connection.register("landed", rows(landed))
         self._connection.register("firing", pa.concat_tables(_firings(commit) for commit in found))
         kinds = [{"id": rule.id, "kind": str(rule.kind)} for rule in load_all()]
+        pairs = [{"rule_id": incident.rule_id, "subject": incident.subject} for incident in planted]
+        self._connection.register("planted", pa.Table.from_pylist(pairs))
         self._connection.register("rule", pa.Table.from_pylist(kinds))
         self._connection.execute(_EVENTS)
 
@@ -78,8 +85,9 @@ class Delays:
 
     def found(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
         """Seconds from append and from landing, of the later of an event and its allocation, to the commit
-        with the reconciler's first word on it. `kind` is of the rule: `row` is what was judged through the
-        allocation, `sweep` what took a sweep.
+        with the reconciler's first word on it, planted incidents left out: they wait for records that come
+        later. `kind` is of the rule: `row` is what was judged through the allocation, `sweep` what took a
+        sweep.
         """
         waits = self._connection.execute(_FOUND, {"kind": kind}).fetchnumpy()
         return np.asarray(waits["since_append"]), np.asarray(waits["since_landing"])

@@ -56,7 +56,9 @@ def run(size: Size) -> dict[str, Any]:
         producer = stack.enter_context(Paced(kafka.bootstrap, RATE * seconds, planter))
         watched = stack.enter_context(_Watched(kafka.bootstrap, folder, producer))
         shipped, shares = watched.through(producer, seconds)
-        with closing(Delays(folder / "lake", watched.landed.seen, watched.found.seen)) as delays:
+        with closing(
+            Delays(folder / "lake", watched.landed.seen, watched.found.seen, producer.planted.incidents)
+        ) as delays:
             planted = list(_planted(producer.planted, shipped, watched, delays))
             natural = {kind: _natural(delays, kind) for kind in ("row", "sweep")}
     return {

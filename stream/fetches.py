@@ -20,7 +20,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from schemas.json_guards import Ints
 from schemas.record import TIME
 from schemas.tables import FETCHED
-from stream.record_batches import NO_RECORDS, Kept, Records, fast, read, unread
+from stream.record_batches import NO_RECORDS, Kept, Records, fast, first_offset, read, unread
 
 FETCHER_HOOKS = {
     "PartitionRecords": "(tp, records, aborted_transactions, fetch_offset, key_deserializer, "
@@ -124,7 +124,7 @@ class ColumnRecords(_UpstreamRecords):
             # A batch keeps its last offset when compaction removed the last record.
             self.next_fetch_offset = batch.next_offset
         fetch = Fetch(self._tp.topic, self._tp.partition, start, self.next_fetch_offset, unread(kept))
-        if kept and kept[0].batch.base_offset < start:
+        if len(fetch) and first_offset(fetch.records) < start:
             fetch.drop_below(start)  # a batch comes whole even if only its end was asked for
         yield fetch
 

@@ -96,6 +96,13 @@ def read(parts: Iterable[Records]) -> pa.RecordBatch:
     return found[0] if len(found) == 1 else pa.concat_batches(found)
 
 
+def first_offset(records: Records) -> int:
+    """The offset of the first record, or one before it; there must be records."""
+    if isinstance(records, Unread):
+        return int(struct.unpack_from(">q", records.batches[0])[0])
+    return int(records["offset"][0].as_py())
+
+
 @contextmanager
 def _corruption() -> Iterator[None]:
     try:
@@ -112,7 +119,10 @@ def fast() -> Any:
 
 def from_rows(rows: Iterable[Row]) -> pa.RecordBatch:
     """RECORDS from one tuple a record, in the order of its fields."""
-    offsets, times, keys, headers, values = zip(*rows, strict=True)
+    listing = list(rows)
+    if not listing:
+        return NO_RECORDS
+    offsets, times, keys, headers, values = zip(*listing, strict=True)
     listed = pa.nulls(len(offsets), HEADERS) if not any(headers) else _listed(headers)
     plain = (pa.array(offsets, pa.int64()), pa.array(times, pa.int64()), pa.array(keys, pa.binary()))
     return pa.RecordBatch.from_arrays([*plain, listed, pa.array(values, pa.binary())], schema=RECORDS)
@@ -194,13 +204,16 @@ def _listed(headers: Sequence[Headers | None]) -> pa.ListArray:
 
 def _rows(kept: Kept) -> Sequence[Row]:
     try:
-        return [
+        rows = [
             (record.offset, record.timestamp, record.key, record.headers or None, record.value)
             for record in kept.batch
         ]
     except (UnicodeDecodeError, CorruptRecordException):
         # aiokafka gives up on a header key that is not UTF-8; its checksum has been verified
-        return list(_decoded(kept.data))
+        rows = list(_decoded(kept.data))
+    if not rows and len(kept.data) > _DefaultRecordBatchPy.HEADER_STRUCT.size:
+        raise ValueError("no records announced, and yet there are some")
+    return rows
 
 
 def _decoded(batch: memoryview) -> Iterator[Row]:

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 import hypothesis.strategies as st
 import pyarrow as pa
 import pytest
+from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
+from aiokafka.structs import TopicPartition
 from hypothesis import example, given
 
 from stream import record_batches
-from stream.fetches import KeptRecords
+from stream.fetches import COLUMNS, ColumnRecords, KeptRecords
 from stream.record_batches import NO_RECORDS, Headers, Kept, read, unread
 
 CODECS = NO_CODEC, GZIP, SNAPPY, LZ4, ZSTD = range(5)
@@ -100,6 +102,29 @@ def test_the_formats_before_kip_98_are_read_too() -> None:
     found = columns(kept(bytes(builder.build())))
     assert [row["timestamp"] for row in found.to_pylist()] == [33, 34]
     assert [row["value"] for row in found.to_pylist()] == [b"v", None]
+
+
+@pytest.mark.parametrize("magic", [1, 2])
+def test_what_lies_before_the_offset_asked_for_is_left_out(magic: int) -> None:
+    if magic == 1:
+        builder = LegacyRecordBatchBuilder(1, NO_CODEC, 1 << 16)
+        for offset in range(3):
+            builder.append(offset, 33, None, b"%d" % offset)
+        data = bytes(builder.build())
+    else:
+        data = written((NO_CODEC, [(33, None, b"%d" % offset, []) for offset in range(3)]), first=0)
+    (found,) = ColumnRecords(
+        TopicPartition("t", 0), KeptRecords(data), None, 1, COLUMNS, None, True, fetcher.READ_COMMITTED
+    )
+    assert (found.start, found.end, found.holes) == (1, 3, [])
+    assert read([found.records])["value"].to_pylist() == [b"1", b"2"]
+
+
+def test_a_batch_that_compaction_has_emptied_holds_no_records() -> None:
+    batch = bytearray(written((NO_CODEC, [(33, None, b"gone", [])])))[:HEADER]
+    struct.pack_into(">i", batch, 8, HEADER - 12)
+    struct.pack_into(">i", batch, 57, 0)
+    assert columns(kept(bytes(batch))).num_rows == 0
 
 
 def test_a_header_key_that_is_not_utf8_is_escaped() -> None:

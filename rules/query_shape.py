@@ -17,6 +17,7 @@ from rules import vocabulary
 from rules.judge import connect
 from rules.public_views import VIEWS
 from rules.vocabulary import ConditionError
+from schemas.events import ALLOCATION
 
 _Node = dict[str, Any]
 
@@ -55,7 +56,14 @@ def shape(sql: str) -> Shape:
     event = [item for item, name in zip(items, columns, strict=True) if name == "event"]
     if not event or event[0]["class"] != "COLUMN_REF" or event[0]["column_names"][-1] != "event":
         raise ConditionError("condition: does not select event as it is; add it")
-    return Shape(main, tuple(sorted({_view_of(table) for table in _all_tables(select)})), columns)
+    views = sorted({_view_of(table) for table in _all_tables(select)})
+    around = [name for name in views if VIEWS[name].context]
+    if around and VIEWS[main].streams != (ALLOCATION.name,):
+        raise ConditionError(
+            f"condition: {around[0]} is there for allocations that are judged; select from allocated, "
+            f"not {main}"
+        )
+    return Shape(main, tuple(views), columns)
 
 
 @cache

@@ -71,6 +71,11 @@ def test_what_a_rule_may_say(tmp_path: Path, condition: str) -> None:
         (GOOD.replace("accelerators > $limit", "read_text('/etc/passwd') is null"), "read_text() is unknown"),
         (GOOD.replace("from allocated", "from 'x.parquet'"), "x.parquet is no view"),
         (GOOD.replace("from allocated", "from read_csv('x')"), "is no view"),
+        (
+            """select event from accessed where not exists (
+               select 1 from placed where placed.allocation_id = accessed.allocation_id)""",
+            "placed is there for allocations that are judged; select from allocated, not accessed",
+        ),
         (GOOD.replace("from allocated", "from main.allocated"), "is no view"),
         (GOOD.replace("from allocated", "from chain_scope_allocated"), "is no view"),
         (GOOD.replace("from allocated", "from (select 1) as allocated"), "is no view"),

@@ -11,10 +11,11 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.structs import TopicPartition
 
 from stream.fetches import COLUMNS, Fetch, install
+from stream.settings import Settings
 from stream.simulation.messages import Encoded, Message
 
 PARTITIONS = 4
-BATCH_ROWS, BATCH_BYTES = 50_000, 32 << 20  # of a micro-batch: the worker's defaults
+BATCH_ROWS, BATCH_BYTES = Settings().batch_rows, Settings().batch_bytes  # of a micro-batch
 FETCH_BYTES = 1 << 20  # what a fetch brings of one partition: aiokafka's default
 _MAGIC, _NO_COMPRESSION = 2, 0
 

@@ -61,13 +61,21 @@ def _headers_end(data: Bytes, at: int, end: int) -> int:
 
 
 @inlined
-def _copy(data: Bytes, at: int, length: int, ends: Ends, row: int, into: Bytes) -> None:
-    """Put a text behind those of the rows before."""
+def _text(data: Bytes, at: int, stop: int, row: int, ends: Ends, into: Bytes, nulls: Mask) -> Any:
+    """Put the text whose length lies here behind those of the rows before; the place behind it.
+
+    Raises ValueError where it is longer than its record.
+    """
+    length, at = _varint(data, at, stop)
+    if length > stop - at:
+        raise ValueError("a key or value is longer than its record")
+    nulls[row] = length < 0
     # of unsigned places numba does not ask whether they count from the end
     place, end, count = np.uint64(at), np.uint64(ends[row]), np.uint64(max(length, 0))
     for byte in range(count):
         into[end + byte] = data[place + byte]
     ends[row + 1] = end + count
+    return at + max(length, 0)
 
 
 @compiled
@@ -106,18 +114,8 @@ def scan(
             beyond, at = _varint(data, at, stop)
             times[row] = latest if by_broker else first + passed
             offsets[row] = base + beyond
-            length, at = _varint(data, at, stop)
-            if length > stop - at:
-                raise ValueError("a key is longer than its record")
-            key_nulls[row] = length < 0
-            _copy(data, at, length, key_ends, row, keys)
-            at += max(length, 0)
-            length, at = _varint(data, at, stop)
-            if length > stop - at:
-                raise ValueError("a value is longer than its record")
-            value_nulls[row] = length < 0
-            _copy(data, at, length, value_ends, row, values)
-            at += max(length, 0)
+            at = _text(data, at, stop, row, key_ends, keys, key_nulls)
+            at = _text(data, at, stop, row, value_ends, values, value_nulls)
             if at >= stop or _headers_end(data, at, stop) != stop:
                 raise ValueError("headers do not end with their record")
             headers[row] = 0 if data[at] == 0 else at

@@ -21,6 +21,8 @@ ACCELERATORS = "coalesce(accelerators, nullif(len(serials), 0), 1)"
 LATEST = 'source DESC, event_id DESC, "partition" DESC, "offset" DESC'
 """Of several events at one time the first in this order counts (contract 3.2)."""
 
+_LATEST_LAST = 'source, event_id, "partition", "offset"'  # the same the other way round
+
 CHAIN_COLUMNS = (
     'allocation_id, action, t, source, event_id, "partition", "offset", '
     "party_id_sent, principal, authorization_id"
@@ -54,8 +56,7 @@ _BEGINNINGS = "(SELECT t FROM changed_chain UNION ALL SELECT from_t FROM changed
 _CHANGED = f"""
 CREATE OR REPLACE TEMP TABLE changed_interval AS
 WITH winner AS (
-  SELECT *, lead(t) OVER (
-    PARTITION BY allocation_id ORDER BY t, source, event_id, "partition", "offset") AS next_t
+  SELECT *, lead(t) OVER (PARTITION BY allocation_id ORDER BY t, {_LATEST_LAST}) AS next_t
   FROM changed_chain WHERE action = 'allocated'
   QUALIFY next_t IS DISTINCT FROM t
 ), release AS (

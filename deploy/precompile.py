@@ -7,6 +7,7 @@ import pyarrow as pa
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from rules import keys
+from rules.asof import Intervals
 from schemas.columns import WORTH_LOADING, decode
 from schemas.events import EVENTS
 from stream.record_batches import Kept, read, unread
@@ -22,7 +23,10 @@ def main() -> None:
     names = pa.array([str(number) for number in range(keys.WORTH_LOADING)])
     held = keys.Keys()
     held.intern(names)
-    held.find(names)
+    ids = held.find(names)
+    intervals = Intervals()
+    intervals.at(ids, ids)
+    intervals.until(ids, ids)
 
 
 if __name__ == "__main__":

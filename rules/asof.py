@@ -9,12 +9,14 @@ Times are int64 µs since the epoch (UTC); `FOREVER` stands for an open end. Key
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from rules.growing import Growing, distinct, ranges
-from rules.keys import Keys
+from rules.keys import WORTH_LOADING, Keys
+from schemas.loops import loops
 
 __all__ = ["FOREVER", "Intervals", "Ints", "Keys", "Runs", "Segments", "concat", "flatten"]
 
@@ -58,6 +60,10 @@ class Runs:
     def column(self, index: int) -> Ints:
         """A column whole, garbage included, as `spans` and `ranges` index it."""
         return self._columns[index].values
+
+    def whole(self) -> list[Ints]:
+        """The first row and the count of every key's run, then the columns, garbage included."""
+        return [grown.values for grown in (self._firsts, self._counts, *self._columns)]
 
     def gather(self, keys: Ints) -> tuple[Ints, list[Ints]]:
         """(the position within `keys` each row belongs to, the columns of these rows), in the keys' order."""
@@ -114,6 +120,12 @@ class Intervals:
 
     def at(self, keys: Ints, times: Ints) -> Ints:
         """The value of each key at each time; -1 where the key has none (or is -1)."""
+        probe = loops("rules.probe", len(keys) >= WORTH_LOADING)
+        if probe is not None:
+            return cast("Ints", probe.at(keys, times, *self._runs.whole()))
+        return self._plain_at(keys, times)
+
+    def _plain_at(self, keys: Ints, times: Ints) -> Ints:
         rows, low, _ = self._last(keys, times)
         starts, ends, values = (self._runs.column(index) for index in range(3))
         found = np.full(len(keys), -1, np.int64)
@@ -125,6 +137,12 @@ class Intervals:
     def until(self, keys: Ints, times: Ints) -> Ints:
         """The time before which each key keeps the value that it has at the given time, or goes on having
         none; FOREVER where it always does."""
+        probe = loops("rules.probe", len(keys) >= WORTH_LOADING)
+        if probe is not None:
+            return cast("Ints", probe.until(keys, times, *self._runs.whole()))
+        return self._plain_until(keys, times)
+
+    def _plain_until(self, keys: Ints, times: Ints) -> Ints:
         rows, low, past = self._last(keys, times)
         starts, ends = self._runs.column(0), self._runs.column(1)
         found = np.full(len(keys), FOREVER)

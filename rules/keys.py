@@ -7,9 +7,7 @@ two ids never share a key and a key never gets another's id.
 
 import hashlib
 import secrets
-import sys
 from dataclasses import dataclass
-from importlib.util import find_spec
 from types import ModuleType
 from typing import cast
 
@@ -18,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rules.growing import Growing, ranges
+from schemas.loops import loops
 
 Ids = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
@@ -247,11 +246,7 @@ def _probe(text: _Text) -> ModuleType | None:
     """The module that looks such strings up faster, where it can be loaded and is worth that."""
     if text.lengths.max(initial=0) > 8 * _WORDS:
         return None
-    if "rules.probe" in sys.modules or (len(text) >= WORTH_LOADING and find_spec("numba")):
-        from rules import probe
-
-        return probe
-    return None
+    return loops("rules.probe", len(text) >= WORTH_LOADING)
 
 
 def _which(mask: npt.NDArray[np.bool_]) -> _Rows:

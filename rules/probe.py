@@ -1,13 +1,14 @@
-"""The look-up of `rules.keys` as one loop over the strings: hash, probe, compare.
+"""The look-ups of `rules.keys` (hash, probe, compare) and of `rules.asof` as one loop each.
 
 Python that numba compiles, since numpy makes a dozen passes of it, each of which misses the processor's cache
-anew. `Keys` goes without it, too, with the same answers and hashes. `words` and `own_words` have the 8-byte
-word at every byte position; strings are of at most 16 words.
+anew. `Keys` and `Intervals` go without it, too, with the same answers and hashes. `words` and `own_words`
+have the 8-byte word at every byte position; strings are of at most 16 words.
 """
 
 import numpy as np
 import numpy.typing as npt
 
+from rules.asof import FOREVER
 from rules.keys import MASKS, MIX_1, MIX_2, Ids, Words
 from schemas.compiled import compiled, inlined
 
@@ -83,3 +84,47 @@ def find(
                 code, own_at = hashes[max(key, 0)], own_offsets[max(key, 0)]
             ids[row] = key
     return ids
+
+
+@inlined
+def _last(first: int, count: int, starts: Ids, time: int) -> int:
+    """The row of the last interval of a run that starts by the time, or else of the first."""
+    low = first
+    while count > 1:
+        half = count >> 1
+        if starts[low + half] <= time:
+            low += half
+            count -= half
+        else:
+            count = half
+    return low
+
+
+@compiled
+def at(keys: Ids, times: Ids, firsts: Ids, counts: Ids, starts: Ids, ends: Ids, values: Ids) -> Ids:
+    """The value of each key at each time, -1 for none. The other arrays are those of `Intervals`."""
+    found = np.full(len(keys), -1)
+    for row in range(len(keys)):
+        key, time = keys[row], times[row]
+        if 0 <= key < len(firsts) and counts[key] > 0:
+            low = _last(firsts[key], counts[key], starts, time)
+            if starts[low] <= time < ends[low]:
+                found[row] = values[low]
+    return found
+
+
+@compiled
+def until(keys: Ids, times: Ids, firsts: Ids, counts: Ids, starts: Ids, ends: Ids, values: Ids) -> Ids:
+    """The time before which each key keeps the value it has, or goes on having none; FOREVER for always."""
+    found = np.full(len(keys), FOREVER)
+    for row in range(len(keys)):
+        key, time = keys[row], times[row]
+        if 0 <= key < len(firsts) and counts[key] > 0:
+            low = _last(firsts[key], counts[key], starts, time)
+            if time < starts[low]:
+                found[row] = starts[low]
+            elif time < ends[low]:
+                found[row] = ends[low]
+            elif low + 1 < firsts[key] + counts[key]:
+                found[row] = starts[low + 1]
+    return found

@@ -5,10 +5,8 @@ hold it to that). `json_flat` and `json_parse`, in turn, parse what is sound; th
 run here on whole columns; whatever is left over goes through the row decoder and is put back in its place.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +15,7 @@ import pyarrow.compute as pc
 
 from schemas.json_guards import Ints, Mask
 from schemas.json_parse import Parsed, blank_to_null, parse, parse_schema, views
+from schemas.loops import loops
 from schemas.record import MAX_BYTES, Field, Record, Type
 from schemas.rows import Rejected, Row, decode_row
 from schemas.times import mask, parse_dates, parse_times
@@ -120,11 +119,8 @@ def _parse(record: Record, values: pa.BinaryArray, rows: Ints) -> tuple[list[pa.
 
 def _parsers(count: int) -> list[Callable[[Record, pa.BinaryArray], list[Parsed]]]:
     """What may parse so many payloads, the fastest first."""
-    if "schemas.json_flat" in sys.modules or (count >= WORTH_LOADING and find_spec("numba")):
-        from schemas.json_flat import parse_flat
-
-        return [parse_flat, parse]
-    return [parse]
+    flat = loops("schemas.json_flat", count >= WORTH_LOADING)
+    return [parse] if flat is None else [flat.parse_flat, parse]
 
 
 def _one_batch(record: Record, tables: list[pa.Table]) -> pa.RecordBatch:

@@ -9,9 +9,6 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,6 +18,7 @@ from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.util import decode_varint
 
 from schemas.json_guards import Bytes, Ints
+from schemas.loops import loops
 from schemas.tables import HEADERS
 
 Headers = list[tuple[str, bytes | None]]
@@ -111,10 +109,9 @@ def _corruption() -> Iterator[None]:
         raise CorruptRecordException(f"Found invalid record structure: {error!r}") from error
 
 
-@cache
 def fast() -> Any:
-    """The module with the compiled loops, None without numba. Loading it takes half a second."""
-    return import_module("stream.record_scan") if find_spec("numba") else None
+    """The module with the compiled loops, None without numba."""
+    return loops("stream.record_scan")
 
 
 def from_rows(rows: Iterable[Row]) -> pa.RecordBatch:

@@ -10,8 +10,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,6 +20,7 @@ from kafka.errors import KafkaError
 from rules.judge import Judge
 from rules.rule import load_all
 from schemas.errors import SekishoError
+from schemas.loops import loops
 from schemas.reference import REFERENCES
 from sinks.findings import TOPIC as FINDINGS
 from sinks.lake import Lake
@@ -76,9 +75,8 @@ def tune_memory() -> None:
 
 def load_compiled() -> None:
     """Load what numba compiles, where it is there, before records wait for it."""
-    if find_spec("numba"):
-        for module in ("schemas.json_flat", "rules.probe"):
-            import_module(module)
+    for module in ("schemas.json_flat", "rules.probe"):
+        loops(module)
 
 
 async def _work(settings: Settings, judging: Judging, lander: Lander, metrics: Metrics, about: str) -> None:

@@ -9,7 +9,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from importlib.util import find_spec
 from typing import Any
 from unittest import mock
 
@@ -20,6 +19,7 @@ import pytest
 from schemas import columns, json_parse
 from schemas.columns import decode
 from schemas.events import EVENTS
+from schemas.loops import compiles
 from schemas.record import Field, Record, Type
 from schemas.reference import REFERENCES
 from schemas.rows import Rejected, Row, decode_row
@@ -31,7 +31,7 @@ RECORDS: list[Record] = [*EVENTS.values(), *REFERENCES.values()]
 PLAIN = {**tables.EVENTS, **tables.REFERENCES}
 PARSERS = [columns._parsers(0)]
 """Without numba, and, where it is installed, with it."""
-if find_spec("numba"):
+if compiles():
     PARSERS.append(columns._parsers(columns.WORTH_LOADING))
 Payloads = list[bytes | None]
 

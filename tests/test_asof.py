@@ -151,3 +151,15 @@ def test_the_compiled_look_up_answers_as_the_plain_one(held: list[str], asked: l
     table = keys._slots, keys._hashes.values, _words(keys._data.values), keys._offsets.values
     found = probe.find(text.words, text.starts, text.lengths, hashes, *table)
     assert found.tolist() == keys._plain_find(text, hashes).tolist()
+
+
+@given(st.lists(histories(), max_size=5))
+def test_the_compiled_as_of_answers_as_the_plain_one(groups: list[list[tuple[int, int, int]]]) -> None:
+    probe = pytest.importorskip("rules.probe")
+    intervals = Intervals()
+    intervals.set(np.arange(len(groups)), flatten(_segments(groups)))
+    asked = [(key, t) for key in range(-1, len(groups) + 2) for t in range(-1, 14)]
+    keys, times = np.array(asked, np.int64).T
+    whole = intervals._runs.whole()
+    assert probe.at(keys, times, *whole).tolist() == intervals._plain_at(keys, times).tolist()
+    assert probe.until(keys, times, *whole).tolist() == intervals._plain_until(keys, times).tolist()

@@ -25,7 +25,7 @@ BATCH_ROWS = 100_000
 _PLACES = ("topic", "partition", "offset", "source", "event_id", "t")
 _NAMED = {"party_id": "party_id_sent", "occurred_at": "t"}
 _LOOKED_UP = ("party_id_sent", "principal", "authorization_id", "site_id", "serials", "model")
-_TAKEN = (*_PLACES, *_LOOKED_UP, "allocation_id", "action", "source_country", "broker_time", "verdicts")
+_TAKEN = (*_LOOKED_UP, "t", "allocation_id", "action", "source_country", "broker_time", "verdicts")
 """What is taken of an event beyond the fields that rules read, where its stream has it."""
 
 
@@ -57,11 +57,11 @@ def _judge_part(
     again = _again(part, stale)
     fields = judge.fields_of(part.record)
     for at, rows in _batches(part, again, fields):
-        con.register("judged_rows", rows)
-        con.execute('INSERT INTO judged_row SELECT topic, "partition", "offset" FROM judged_rows')
+        con.register("judged_rows", part.rows.select(["topic", "partition", "offset"]).take(pa.array(at)))
+        con.execute("INSERT INTO judged_row FROM judged_rows")
         con.unregister("judged_rows")
         found, party = _judge(part.record, rows, references, judge, None)
-        _note(con, found)
+        _note(con, part, at, found)
         yield Told(at, party)
     if part.is_new:
         lacks_party, lacks_authorization = lacking(part)
@@ -69,7 +69,7 @@ def _judge_part(
         completes = pc.or_(lacks_party, pc.and_(lacks_authorization, pa.array(part.in_effect >= 0)))
         for at, rows in _batches(part, pc.and_(completes, pc.invert(again)), fields):
             found, party = _judge(part.record, rows, references, judge, rows["verdicts"])
-            _note(con, found)
+            _note(con, part, at, found)
             yield Told(at, party)
 
 
@@ -99,9 +99,13 @@ def _batches(
         yield chosen, batch
 
 
-def _note(con: duckdb.DuckDBPyConnection, found: pa.Table) -> None:
+def _note(con: duckdb.DuckDBPyConnection, part: Part, at: Ints, found: pa.Table) -> None:
+    """Adds to `desired` what was found; its `row` is a position in `at`."""
     if found.num_rows:
-        con.register("found", found)
+        rows = part.rows.select(_PLACES).take(pa.array(at[found["row"].to_numpy()]))
+        for name in rows.column_names:
+            found = found.append_column(name, rows[name])
+        con.register("found", found.drop_columns("row"))
         con.execute("INSERT INTO desired BY NAME SELECT * FROM found")
         con.unregister("found")
 
@@ -113,8 +117,8 @@ def _judge(
     judge: Judge,
     verdicts: pa.ListArray | None,
 ) -> tuple[pa.Table, pa.StringArray]:
-    """(rows of `desired`, the parties judged with) of one batch; `verdicts` are those as sent, of rows that
-    all lack something, or None to judge that too."""
+    """(what fires, by its `row`, the parties judged with) of one batch; `verdicts` are those as sent, of rows
+    that all lack something, or None to judge that too."""
 
     def judged(events: pa.RecordBatch, completed: bool) -> tuple[Judgement, pa.StringArray]:
         joined = join(record, events, events["broker_time"], references, wanted, levels)
@@ -190,13 +194,13 @@ def _beyond(firings: pa.RecordBatch, verdicts: pa.ListArray) -> pa.RecordBatch:
 def _desired(
     rows: pa.RecordBatch, firings: pa.RecordBatch, party: pa.StringArray, due: pa.Array | None
 ) -> pa.Table:
-    """Rows of `desired`; `due`: when each is, None for at once."""
+    """Columns of `desired`, and the `row` of each; `due`: when each is, None for at once."""
     at = firings["row"]
     return pa.table(
         {
+            "row": at,
             "rule_id": firings["rule_id"],
             "subject": firings["subject"],
-            **{name: rows[name].take(at) for name in _PLACES},
             "due": pa.nulls(len(at), pa.timestamp("us")) if due is None else due,
             "party_id": party.take(at),
             "allocation_id": rows["allocation_id"].take(at),

@@ -52,8 +52,7 @@ FROM judged_allocation s LEFT JOIN others_open o USING (number)
 
 _ASKED_CODE = """
 CREATE OR REPLACE TEMP TABLE asked_code AS
-SELECT t, allocation_id, hash(serial) AS code
-FROM (SELECT t, allocation_id, unnest(serials) AS serial FROM judged_allocation)
+SELECT t, hash(serial) AS code FROM (SELECT t, unnest(serials) AS serial FROM judged_allocation)
 """
 
 _SHARED_CODE = "CREATE OR REPLACE TEMP TABLE shared_code AS {shared}"

@@ -2,8 +2,8 @@
 
 `interval_open` and `interval_closed` have one row per effective `allocated` event: `allocation_id`,
 `authorization_id`, `from_t`, `to_t` (null while it is open), `accelerators`. `held_open` and `held_closed`
-have one row per distinct serial of it, and one that ends where it begins for each `allocated` event, so that
-every event that lists a serial is found by it. `code` is the hash of the authorization or serial: what is
+have a row per serial that any `allocated` event lists, as often as it does; of one that never had effect it
+ends where it begins. `code` is the hash of the authorization or serial: what is
 asked is found by it among millions, then compared as text. What is closed is kept apart, and asked only from
 a time on, so that the cost of a step follows what is open and not what ever was.
 """
@@ -55,28 +55,22 @@ _BEGINNINGS = "(SELECT t FROM changed_chain UNION ALL SELECT from_t FROM changed
 
 _CHANGED = f"""
 CREATE OR REPLACE TEMP TABLE changed_interval AS
-WITH winner AS (
+WITH allocated AS (
   SELECT *, lead(t) OVER (PARTITION BY allocation_id ORDER BY t, {_LATEST_LAST}) AS next_t
   FROM changed_chain WHERE action = 'allocated'
-  QUALIFY next_t IS DISTINCT FROM t
 ), release AS (
   SELECT DISTINCT allocation_id, t FROM changed_chain WHERE action = 'released'
 ), chained AS (
-  SELECT w.*, least(w.next_t, r.t) AS to_t
-  FROM winner w ASOF LEFT JOIN release r ON w.allocation_id = r.allocation_id AND w.t <= r.t
+  SELECT a.*, least(a.next_t, r.t) AS to_t
+  FROM allocated a ASOF LEFT JOIN release r ON a.allocation_id = r.allocation_id AND a.t <= r.t
 )
 SELECT allocation_id, authorization_id, hash(authorization_id) AS code, t AS from_t, to_t,
   {ACCELERATORS} AS accelerators, serials
 FROM chained JOIN changed_allocation c USING (allocation_id) WHERE to_t IS NULL OR to_t >= c.from_t;
 
 CREATE OR REPLACE TEMP TABLE changed_held AS
-SELECT DISTINCT serial, hash(serial) AS code, allocation_id, from_t, to_t
-FROM (
-  SELECT unnest(serials) AS serial, allocation_id, from_t, to_t FROM changed_interval
-  UNION ALL
-  SELECT unnest(serials), allocation_id, t, t
-  FROM changed_chain JOIN changed_allocation c USING (allocation_id)
-  WHERE action = 'allocated' AND t >= c.from_t);
+SELECT serial, hash(serial) AS code, allocation_id, from_t, to_t
+FROM (SELECT unnest(serials) AS serial, allocation_id, from_t, to_t FROM changed_interval);
 
 INSERT INTO interval_open BY NAME SELECT * EXCLUDE (serials) FROM changed_interval WHERE to_t IS NULL;
 INSERT INTO interval_closed BY NAME SELECT * EXCLUDE (serials) FROM changed_interval WHERE from_t < to_t;
@@ -86,7 +80,7 @@ INSERT INTO held_closed BY NAME FROM changed_held WHERE to_t IS NOT NULL;
 
 _BESIDE = """
 WITH running_interval AS (
-  SELECT {key} AS key, allocation_id, from_t, to_t, {amount} AS amount,
+  SELECT DISTINCT {key} AS key, allocation_id, from_t, to_t, {amount} AS amount,
     greatest(from_t, {since}) AS begin_t
   FROM (
     FROM {table}_open WHERE code IN (SELECT hash(key) FROM {asked})
@@ -110,15 +104,16 @@ LEFT JOIN running_interval own
 
 
 _SHARED = """
+WITH span AS (
+  SELECT code, min(from_t) AS low, max(greatest(to_t, from_t + INTERVAL 1 MICROSECOND)) AS high
+  FROM (
+    SELECT code, allocation_id, from_t, 'infinity'::TIMESTAMP AS to_t FROM held_open
+    UNION ALL SELECT code, allocation_id, from_t, to_t FROM held_closed WHERE to_t >= {since})
+  WHERE code IN (SELECT code FROM {asked})
+  GROUP BY code, hash(allocation_id)
+)
 SELECT DISTINCT code FROM (
-  SELECT code, high, lead(low) OVER (PARTITION BY code ORDER BY low) AS next_low FROM (
-    SELECT code, min(low) AS low, max(high) AS high FROM (
-      SELECT code, allocation_id, t AS low, t + INTERVAL 1 MICROSECOND AS high FROM {asked}
-      UNION ALL SELECT code, allocation_id, from_t, 'infinity'::TIMESTAMP
-      FROM held_open WHERE code IN (SELECT code FROM {asked})
-      UNION ALL SELECT code, allocation_id, from_t, to_t FROM held_closed
-      WHERE to_t > {since} AND from_t < to_t AND code IN (SELECT code FROM {asked}))
-    GROUP BY code, allocation_id))
+  SELECT code, high, lead(low) OVER (PARTITION BY code ORDER BY low) AS next_low FROM span)
 WHERE next_low < high
 """
 """Of spans in the order of their beginnings two overlap where one does with the next."""
@@ -167,8 +162,8 @@ def beside_serial(con: duckdb.DuckDBPyConnection, asked: str) -> str:
 
 
 def shared(con: duckdb.DuckDBPyConnection, asked: str) -> str:
-    """A query: the codes of serials in `asked` (`code`, `allocation_id`, `t`) that several allocations list
-    at one time, the least `t` or later: those that do, and some that do not."""
+    """A query: the codes of serials in `asked` (`code` and `t` of `allocated` events that are held) that
+    several allocations list at one time, the least `t` or later: those that do, and some that do not."""
     since = least(con, asked, "t") or moment(datetime.max)
     return _SHARED.format(asked=asked, since=since)
 

@@ -28,6 +28,7 @@ from stream.simulation import bench, files, shipping
 from stream.simulation.messages import Message, merged
 
 EVENTS = {Size.QUICK: 200_000, Size.USUAL: 1_000_000, Size.FULL: 4_000_000}
+WARMING = 20_000  # events before anything is measured, for what only a first run costs
 RUNS = {Size.QUICK: 1, Size.USUAL: 3, Size.FULL: 3}
 PARTITIONS = 4
 AIM = 1.2  # times the live rate per core
@@ -42,6 +43,8 @@ def run(size: Size) -> dict[str, Any]:
     taken: dict[str, list[float]] = {
         name: [] for name in ("live", "scan", "replay", "scan_reconciler", "replay_reconciler")
     }
+    with tempfile.TemporaryDirectory(prefix="sekisho-bench-") as scratch:
+        _files(Path(scratch), WARMING)
     for _ in range(RUNS[size]):
         with tempfile.TemporaryDirectory(prefix="sekisho-bench-") as scratch:
             folder = Path(scratch)

@@ -40,7 +40,7 @@ TABLES = {
         ]
     ),
     "recent_access": pa.schema([*_COMMON, ("method", pa.string())]),
-    "recent_placement": pa.schema([*_COMMON, ("workload_id", pa.string()), ("site_id", pa.string())]),
+    "placement": pa.schema([*_COMMON, ("workload_id", pa.string()), ("site_id", pa.string())]),
 }
 STREAMS = dict(zip(("allocation", "access", "placement"), TABLES, strict=True))
 _NARROW = pa.schema([("stream", pa.string()), ("t", pa.timestamp("us")), ("allocation_id", pa.string())])

@@ -5,8 +5,9 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable
 
 import pytest
-from aiokafka.errors import NotLeaderForPartitionError
+from aiokafka.errors import NotLeaderForPartitionError, TopicAuthorizationFailedError
 
+from schemas.errors import SekishoError
 from stream import publish
 from stream.publish import Publisher
 from stream.settings import Settings
@@ -14,14 +15,36 @@ from stream.settings import Settings
 Answer = asyncio.Future[None]
 
 
+class Batch:
+    """Holds as many messages as `room` says."""
+
+    room = 100
+
+    def __init__(self) -> None:
+        self.values: list[bytes] = []
+
+    def append(self, key: bytes, value: bytes, timestamp: None) -> object | None:
+        if len(self.values) == self.room:
+            return None
+        self.values.append(value)
+        return object()
+
+
 class Producer:
     """Keeps what it is sent; nothing is acknowledged or refused unless a test does it."""
 
-    def __init__(self) -> None:
-        self.sent: list[tuple[bytes, Answer]] = []
+    create_batch = Batch
 
-    async def send(self, topic: str, value: bytes, key: bytes) -> Answer:
-        self.sent.append((value, asyncio.get_running_loop().create_future()))
+    def __init__(self) -> None:
+        self.sent: list[tuple[list[bytes], Answer]] = []
+        self.partitions: list[int] = []
+
+    async def partitions_for(self, topic: str) -> set[int]:
+        return {0, 1}
+
+    async def send_batch(self, batch: Batch, topic: str, partition: int) -> Answer:
+        self.sent.append((batch.values, asyncio.get_running_loop().create_future()))
+        self.partitions.append(partition)
         return self.sent[-1][1]
 
 
@@ -37,7 +60,7 @@ async def running() -> AsyncIterator[tuple[Publisher, Producer]]:
 
 
 def messages(values: Iterable[str]) -> list[tuple[bytes, bytes]]:
-    return [(b"key", value.encode()) for value in values]
+    return [(value.encode(), value.encode()) for value in values]
 
 
 async def settle() -> None:
@@ -55,7 +78,7 @@ def test_a_flush_waits_for_what_was_put_before_it_and_no_longer() -> None:
             assert not flushed.done()
             producer.sent[0][1].set_result(None)
             await settle()
-            assert flushed.done() and [value for value, _ in producer.sent] == [b"a", b"b"]
+            assert flushed.done() and [values for values, _ in producer.sent] == [[b"a"], [b"b"]]
 
     asyncio.run(run())
 
@@ -67,13 +90,14 @@ def test_a_flush_waits_for_what_was_refused_whatever_else_was_taken(monkeypatch:
         async with running() as (publisher, producer):
             publisher.put(messages("a"))
             flushed = asyncio.create_task(publisher.flush())
-            publisher.put(messages("b"))
+            publisher.put(messages("d"))
             await settle()
+            assert producer.partitions == [0, 1]
             (_, refused), (_, taken) = producer.sent
             taken.set_result(None)
             refused.set_exception(NotLeaderForPartitionError())
             await settle()
-            assert not flushed.done() and [value for value, _ in producer.sent] == [b"a", b"b", b"a"]
+            assert not flushed.done() and [values for values, _ in producer.sent] == [[b"a"], [b"d"], [b"a"]]
             producer.sent[2][1].set_result(None)
             await settle()
             assert flushed.done()
@@ -85,5 +109,32 @@ def test_nothing_put_is_nothing_to_wait_for() -> None:
     async def run() -> None:
         async with running() as (publisher, _):
             await publisher.flush()
+
+    asyncio.run(run())
+
+
+def test_what_does_not_fit_into_a_batch_goes_into_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Batch, "room", 2)
+
+    async def run() -> None:
+        async with running() as (publisher, producer):
+            publisher.put(messages("aabce"))
+            await settle()
+            assert [values for values, _ in producer.sent] == [[b"a", b"a"], [b"b", b"c"], [b"e"]]
+            assert producer.partitions == [0, 0, 0]
+
+    asyncio.run(run())
+
+
+def test_an_error_that_will_not_pass_is_said() -> None:
+    async def run() -> None:
+        publisher, producer = Publisher(Settings()), Producer()
+        publisher._producer = producer
+        publisher.put(messages("a"))
+        task = asyncio.create_task(publisher.run())
+        await settle()
+        producer.sent[0][1].set_exception(TopicAuthorizationFailedError())
+        with pytest.raises(SekishoError, match="refuses findings"):
+            await task
 
     asyncio.run(run())

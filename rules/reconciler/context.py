@@ -73,7 +73,7 @@ SELECT * EXCLUDE (beside), beside AS held_by FROM ({beside}) WHERE beside > 0
 _PLACES = """
 CREATE OR REPLACE TEMP TABLE context_placed AS
 SELECT allocation_id, t, action FROM (
-  SELECT allocation_id, t, action FROM recent_placement WHERE t >= {since} - INTERVAL 1 DAY
+  SELECT allocation_id, t, action FROM placement WHERE t >= {since} - INTERVAL 1 DAY
   UNION ALL SELECT allocation_id, t, action FROM new_placement)
 SEMI JOIN judged_allocation USING (allocation_id);
 

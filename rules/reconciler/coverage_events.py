@@ -35,7 +35,7 @@ _COLUMNS = {
   site_id""",
 }
 
-_TABLES = {"allocation": "allocation", "placement": "recent_placement"}
+_TABLES = {"allocation": "allocation", "placement": "placement"}
 
 _CARRIED = {
     "allocation": """number, make_timestamp(allocated_at) AS t, true AS allocated, party_id_sent, principal,

@@ -42,7 +42,7 @@ _SCOPE = """
 CREATE OR REPLACE TEMP TABLE coverage_scope AS
 WITH due AS (
   SELECT allocation_id FROM allocation WHERE {passed}
-  UNION SELECT allocation_id FROM recent_placement WHERE allocation_id IS NOT NULL AND {passed}
+  UNION SELECT allocation_id FROM placement WHERE allocation_id IS NOT NULL AND {passed}
 ), scope AS (
   SELECT allocation_id, true AS late, min(from_t) AS from_t, bool_or(voids) AS voids FROM coverage_late
   GROUP BY ALL

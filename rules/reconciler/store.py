@@ -20,7 +20,7 @@ from schemas.record import Record
 TABLE: Mapping[str, str] = {
     ALLOCATION.name: "allocation",
     ACCESS.name: "latest_access",
-    PLACEMENT.name: "recent_placement",
+    PLACEMENT.name: "placement",
 }
 """Stream → the table of its kept events; of accesses only the latest are in it (`accesses.py`)."""
 

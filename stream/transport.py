@@ -96,7 +96,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         # While records wait to be taken, the next request to their broker asks for the idle partitions only:
         # every other one then waits for its answer, with Faust's setting for a second and a half.
         consumer._fetch_max_wait_ms = 100
-        consumer._fetch_min_bytes = 262_144
+        consumer._fetch_min_bytes = 1 << 20
         return consumer
 
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:

@@ -41,7 +41,7 @@ MOST = 100_000
 SETTLE_SECONDS = 10.0  # for the worker to join its group
 KEPT_UP_SECONDS = 8.0  # by which everything has landed that was shipped: a commit is due every five
 DRAIN_SECONDS = 300.0
-SECONDS = {Size.QUICK: 10.0, Size.USUAL: 20.0, Size.FULL: 120.0}
+SECONDS = {Size.QUICK: 10.0, Size.USUAL: 12.0, Size.FULL: 120.0}
 
 
 def run(size: Size) -> dict[str, Any]:

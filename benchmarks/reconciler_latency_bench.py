@@ -36,7 +36,7 @@ from stream.worker import TOPICS
 
 PARTITIONS = 4
 RATE = 10_000
-SECONDS = {Size.QUICK: 90, Size.USUAL: 150, Size.FULL: 600}
+SECONDS = {Size.QUICK: 90, Size.USUAL: 90, Size.FULL: 600}
 SORTS = 4  # incidents of each sort
 FIRST, LAST = 40.0, 30.0  # seconds from the start to the first ones, and from the last ones to the end
 AFTER_SECONDS = 30.0

@@ -27,7 +27,7 @@ from stream import replay, scan
 from stream.simulation import bench, files, shipping
 from stream.simulation.messages import Message, merged
 
-EVENTS = {Size.QUICK: 200_000, Size.USUAL: 1_000_000, Size.FULL: 4_000_000}
+EVENTS = {Size.QUICK: 200_000, Size.USUAL: 400_000, Size.FULL: 4_000_000}
 WARMING = 20_000  # events before anything is measured, for what only a first run costs
 RUNS = {Size.QUICK: 1, Size.USUAL: 3, Size.FULL: 3}
 PARTITIONS = 4

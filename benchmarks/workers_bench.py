@@ -28,7 +28,7 @@ GATHER = {"group.initial.rebalance.delay.ms": "10000"}
 EVENTS = {Size.QUICK: 200_000, Size.USUAL: 300_000, Size.FULL: 3_000_000}
 ROUNDS = {Size.QUICK: 1, Size.USUAL: 2, Size.FULL: 5}
 SOAK_RATE = 20_000.0
-SOAK = {Size.QUICK: (40.0, 2.0), Size.USUAL: (120.0, 5.0), Size.FULL: (1200.0, 10.0)}
+SOAK = {Size.QUICK: (40.0, 2.0), Size.USUAL: (60.0, 2.0), Size.FULL: (1200.0, 10.0)}
 """Seconds in all, and between two looks."""
 FLAT_PERCENT = 3.0
 

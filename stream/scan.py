@@ -25,7 +25,7 @@ from schemas.tables import FETCHED
 from sinks.lake import Lake
 from stream.reconciling import Reconciling
 
-BATCH_BYTES = 16 << 20
+BATCH_BYTES = 32 << 20
 COMMIT_BYTES = 256 << 20
 MEMORY_BYTES = 64 << 20  # of records, up to which the reconciler's state is kept in memory
 PARTITION = 0

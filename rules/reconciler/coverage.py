@@ -77,8 +77,8 @@ class Coverage:
     def update(self, references: References, now: int | None, step: int, events_of: EventsOf) -> pa.Table:
         """Cuts what the steps since the last update have changed; returns the rows to write (SCHEMA).
 
-        Reads `allocation`, `recent_access` and `placement`: at least what is later than the watermark
-        of the last update.
+        Reads `allocation`, `recent_access` and `placement`: at least what is later than the watermark of the
+        last update.
 
         Args:
             references: all versions known now, with COLUMNS.

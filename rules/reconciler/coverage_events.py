@@ -35,8 +35,6 @@ _COLUMNS = {
   site_id""",
 }
 
-_TABLES = {"allocation": "allocation", "placement": "placement"}
-
 _CARRIED = {
     "allocation": """number, make_timestamp(allocated_at) AS t, true AS allocated, party_id_sent, principal,
   authorization_id, model, accelerators, requested FROM coverage_carried""",
@@ -96,10 +94,10 @@ def _gather(
     """Makes of each stream a table of the events that name an allocation of the scope; of accesses only those
     of late ones."""
     con.register("coverage_carried", _carried(held, scope))
-    for stream, table in _TABLES.items():
+    for stream in _CARRIED:
         con.execute(
             f"CREATE OR REPLACE TEMP TABLE coverage_{stream}_event AS SELECT number, {_COLUMNS[stream]} "
-            f"FROM {table} JOIN coverage_on USING (allocation_id) WHERE {passed} "
+            f"FROM {stream} JOIN coverage_on USING (allocation_id) WHERE {passed} "
             f"UNION ALL BY NAME SELECT {_CARRIED[stream]}"
         )
     con.unregister("coverage_carried")

@@ -3,9 +3,9 @@
 `interval_open` and `interval_closed` have one row per effective `allocated` event: `allocation_id`,
 `authorization_id`, `from_t`, `to_t` (null while it is open), `accelerators`. `held_open` and `held_closed`
 have a row per serial that any `allocated` event lists, as often as it does; of one that never had effect it
-ends where it begins. `code` is the hash of the authorization or serial: what is
-asked is found by it among millions, then compared as text. What is closed is kept apart, and asked only from
-a time on, so that the cost of a step follows what is open and not what ever was.
+ends where it begins. `code` is the hash of the authorization or serial: what is asked is found by it among
+millions, then compared as text. What is closed is kept apart, and asked only from a time on, so that the cost
+of a step follows what is open and not what ever was.
 """
 
 from datetime import datetime
@@ -110,7 +110,7 @@ WITH span AS (
     SELECT code, allocation_id, from_t, 'infinity'::TIMESTAMP AS to_t FROM held_open
     UNION ALL SELECT code, allocation_id, from_t, to_t FROM held_closed WHERE to_t >= {since})
   WHERE code IN (SELECT code FROM {asked})
-  GROUP BY code, hash(allocation_id)
+  GROUP BY code, allocation_id
 )
 SELECT DISTINCT code FROM (
   SELECT code, high, lead(low) OVER (PARTITION BY code ORDER BY low) AS next_low FROM span)

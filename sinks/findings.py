@@ -15,13 +15,13 @@ TOPIC = "custody.findings"
 EVIDENCE = 100  # events a row names; all are in finding_event
 
 Row = dict[str, Any]
+Message = tuple[bytes, bytes]
+"""Key and value of a record."""
 
 _PUBLISHED = pa.schema([field for field in FINDING_HISTORY if field.name not in ("step", "ingested_at")])
 
 
-def messages(
-    findings: pa.RecordBatch, known: Mapping[tuple[str, int], int], at: datetime
-) -> list[tuple[bytes, bytes]]:
+def messages(findings: pa.RecordBatch, known: Mapping[tuple[str, int], int], at: datetime) -> list[Message]:
     """Key and JSON value of one message for each finding in a batch of FINDING_EVENT rows.
 
     The value has the shape of a `finding_history` row with revision 0, and counts the events of this batch.
@@ -41,7 +41,7 @@ def messages(
     ]
 
 
-def history_messages(history: pa.Table) -> list[tuple[bytes, bytes]]:
+def history_messages(history: pa.Table) -> list[Message]:
     """Key and JSON value of one message for each row of FINDING_HISTORY, in their order.
 
     The value is the row without the columns that tell of its landing (`step`, `ingested_at`).

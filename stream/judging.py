@@ -19,7 +19,6 @@ from sinks.lake import Lake
 from stream.fetches import Fetch, to_arrow
 from stream.positions import Hole, Partition
 
-Message = tuple[bytes, bytes]
 REMEMBERED = 65_536  # findings that are not published again when they fire again
 
 
@@ -45,7 +44,7 @@ class Judged:
     ranges: Mapping[Partition, tuple[int, int]]
     holes: Sequence[Hole]
     known: Mapping[Partition, int]
-    messages: Sequence[Message]
+    messages: Sequence[findings.Message]
 
     @property
     def has_events(self) -> bool:
@@ -107,10 +106,12 @@ class Judging:
             self.references.note_read(fetch.topic, fetch.partition, fetch.end)
         return landing
 
-    def _messages(self, landings: Iterable[Landing], known: Mapping[Partition, int]) -> list[Message]:
+    def _messages(
+        self, landings: Iterable[Landing], known: Mapping[Partition, int]
+    ) -> list[findings.Message]:
         """The findings that fired for the first time, as far as is remembered."""
         now = datetime.now(UTC)
-        fresh: list[Message] = []
+        fresh: list[findings.Message] = []
         for landing in landings:
             ids = landing.findings["finding_id"].dictionary_encode()
             new = [name for name in ids.dictionary.to_pylist() if name not in self._published]

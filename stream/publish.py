@@ -11,15 +11,12 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
 from schemas.errors import SekishoError
-from sinks.findings import TOPIC
+from sinks.findings import TOPIC, Message
 from stream.settings import Settings
 
 RETRY_SECONDS = 0.5
 MOST_IN_FLIGHT = 1000
 BATCH_BYTES = 1 << 17
-
-Message = tuple[bytes, bytes]
-"""Key and value."""
 
 _partition_of = DefaultPartitioner()
 

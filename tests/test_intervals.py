@@ -136,3 +136,26 @@ def test_serials_held_beside_an_event(events: list[Event], cut: int) -> None:
     }
     assert {(offset, serial): beside for offset, serial, beside in rows} == expected
     assert len(rows) == len(expected)
+
+
+@settings(deadline=None, max_examples=60)
+@given(EVENTS, st.integers(0, 12))
+def test_no_serial_that_several_hold_is_passed_over(events: list[Event], cut: int) -> None:
+    con = load(events, cut)
+    con.execute(
+        "CREATE TABLE asked AS SELECT t, hash(serial) AS code "
+        "FROM (SELECT t, unnest(serials) AS serial FROM allocation WHERE action = 'allocated')"
+    )
+    con.execute(f"CREATE TABLE shared AS {intervals.shared(con, 'asked')}")
+    found = con.execute(
+        "SELECT serial FROM (SELECT unnest(['x', 'y', 'z']) AS serial) "
+        "WHERE hash(serial) IN (SELECT code FROM shared)"
+    ).fetchall()
+    held = {
+        serial
+        for event in events
+        if event.action == "allocated"
+        for serial in event.serials or []
+        if any(serial in (other.serials or []) for other in others(events, event))
+    }
+    assert held <= {serial for (serial,) in found}

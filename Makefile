@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PARALLEL := -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format bench bench-full soak lock clean
@@ -22,10 +23,10 @@ demo: setup ## broker, simulated data centre, workers, lake and findings, in und
 	$(BIN)/sekisho demo
 
 test: setup ## all but the longest tests; what an optional part is missing for is skipped with its reason
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-slow: setup ## the whole kill and power-cut matrices, more seeds through Kafka, every timeline (a quarter of an hour)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 lint: setup ## formatting, lint, strict types, rule corpus
 	$(BIN)/ruff format --check .

@@ -199,8 +199,12 @@ def _no_firings() -> pa.RecordBatch:
 
 def _distinct(masks: Sequence[npt.NDArray[np.int64]]) -> tuple[list[tuple[int, ...]], npt.NDArray[np.int64]]:
     """(distinct masks, position of each row's mask among them)."""
-    if len(masks) == 1:
-        encoded = pa.array(masks[0]).dictionary_encode()
-        return [(mask,) for mask in encoded.dictionary.to_pylist()], encoded.indices.to_numpy()
-    values, inverse = np.unique(np.stack(masks, axis=1), axis=0, return_inverse=True)
-    return [tuple(int(word) for word in mask) for mask in values], inverse.reshape(-1)
+    found: list[tuple[int, ...]] = [()]
+    inverse = np.zeros(len(masks[0]), np.int64)
+    for words in masks:
+        encoded = pa.array(words).dictionary_encode()
+        ends, count = encoded.dictionary.to_pylist(), len(encoded.dictionary)
+        pairs = pa.array(inverse * count + encoded.indices.to_numpy()).dictionary_encode()
+        found = [(*found[pair // count], ends[pair % count]) for pair in pairs.dictionary.to_pylist()]
+        inverse = pairs.indices.to_numpy().astype(np.int64)
+    return found, inverse

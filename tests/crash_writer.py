@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 from deltalake import DeltaTable
 
 from sinks.lake import Lake
@@ -145,3 +146,26 @@ def cut_power(lake: Path, before: dict[str, int], journal: Path) -> None:
 
 def inventory(lake: Path) -> dict[str, int]:
     return {str(path): path.stat().st_ino for path in lake.rglob("*")}
+
+
+def fatal_steps(steps: list[str], every: int) -> list[int]:
+    """The steps to die at: each, or every so many, and then of the commits and checkpoints every third, the
+    first among them (raw's, which decides).
+
+    Of log entries that are read and synced one after another only the first counts.
+    """
+    reading = [step.startswith("fsync 0") for step in steps]
+    fatal = [n for n in range(len(steps)) if not (n and reading[n] and reading[n - 1])]
+    deciding = [n for n in fatal if steps[n] in ("link", "create_checkpoint")]
+    return sorted({*fatal[::every], *(deciding if every == 1 else deciding[::3])})
+
+
+MATRIX = pytest.mark.parametrize(
+    ("power", "every"),
+    [
+        ("kept", 20),
+        ("cut", 20),
+        pytest.param("kept", 1, marks=pytest.mark.slow),
+        pytest.param("cut", 1, marks=pytest.mark.slow),
+    ],
+)

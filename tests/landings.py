@@ -15,10 +15,13 @@ from schemas.record import Record
 from schemas.reference import PARTY
 from schemas.tables import FINDING_EVENT, RAW, typed
 from sinks.lake import Lake
+from sinks.views import connect
 
 AT = datetime(2026, 3, 1, 23, 59, 58, 123456, tzinfo=UTC)
 START = datetime(2026, 3, 1, tzinfo=UTC)
 RULE = "gap.identity.unknown"
+TABLES = ("raw", "access", "allocation", "party", "finding_event")
+"""What `mixed` fills."""
 
 Partition = tuple[str, int]
 Row = dict[str, Any]
@@ -169,3 +172,13 @@ def expected(table: str, end: int, start: int = 0) -> list[tuple[str, int, int]]
                 ):
                     wanted.append((record.topic, partition, offset))
     return sorted(wanted)
+
+
+def check_whole(folder: Path, end: int) -> None:
+    """Every offset exactly once in every table, for deltalake and for the views alike."""
+    views = connect(folder)
+    for table in TABLES:
+        wanted = expected(table, end)
+        assert places(scan(folder, table)) == wanted, table
+        seen = views.execute(f'SELECT topic, "partition", "offset" FROM "{table}" ORDER BY ALL').fetchall()
+        assert seen == wanted, table

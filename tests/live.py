@@ -156,7 +156,7 @@ def lake_differences(records: Sequence[Arrival], plan: Plan, lake: Path) -> Iter
 def main(seed: int, seeds: int, events: int, kills: int, most: int) -> None:
     """Print where records sent through Kafka are answered otherwise than by the plain implementation."""
     wrong = 0
-    with LocalKafka() as kafka:
+    with LocalKafka(brief=True) as kafka:
         for one in range(seed, seed + seeds):
             began = time.monotonic()
             with tempfile.TemporaryDirectory() as folder:

@@ -39,9 +39,9 @@ def simulation() -> Simulation:
 
 
 @pytest.fixture
-def fresh(kafka: LocalKafka) -> Iterator[LocalKafka]:
-    """A broker of this test's own with all topics; the shared one says whether there can be one."""
-    with LocalKafka() as broker:
+def fresh(can_run_kafka: None) -> Iterator[LocalKafka]:
+    """A broker of this test's own with all topics."""
+    with LocalKafka(brief=True) as broker:
         make_topics(broker.bootstrap, PARTITIONS)
         with KafkaAdminClient(bootstrap_servers=broker.bootstrap) as admin:
             create_missing(admin, [TICK], 1)

@@ -6,13 +6,9 @@ from kafka import KafkaConsumer, KafkaProducer
 from deploy.local_kafka import LocalKafka, unavailable_reason
 
 
-@pytest.mark.kafka
 @pytest.mark.parametrize("kill", [False, True])
-def test_data_outlives_a_restart(kill: bool) -> None:
-    reason = unavailable_reason()
-    if reason is not None:
-        pytest.skip(reason)
-    with LocalKafka() as kafka:
+def test_data_outlives_a_restart(can_run_kafka: None, kill: bool) -> None:
+    with LocalKafka(brief=True) as kafka:
         kafka.create_topics({"letters": 1})
         producer = KafkaProducer(bootstrap_servers=kafka.bootstrap)
         producer.send("letters", b"a").get(10)

@@ -20,7 +20,9 @@ THROUGH_KAFKA = int(os.environ.get("SEKISHO_KAFKA_SEEDS", "4"))
 
 
 # Of these seeds, 4 and 7 have events that come minutes late, 5 and 6 days; 5 and 7 have several partitions.
-@pytest.mark.parametrize("seed", range(4, 4 + SEEDS))
+@pytest.mark.parametrize(
+    "seed", [4, 5, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 4 + SEEDS))]
+)
 def test_steps_cut_anywhere_come_to_the_same(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -33,7 +35,7 @@ def test_steps_cut_anywhere_come_to_the_same(
 
 
 # Of seed 6 the watermark begins before 1970.
-@pytest.mark.parametrize("seed", [1, 6])
+@pytest.mark.parametrize("seed", [pytest.param(1, marks=pytest.mark.slow), 6])
 def test_events_that_hang_together_by_chance_come_to_the_same(seed: int, tmp_path: Path) -> None:
     found = list(islice(one_answer.compare(tmp_path, seed, events=WILD_EVENTS, wild=True), 10))
     called = f"python -m tests.one_answer --wild --seed {seed} --events {WILD_EVENTS}"

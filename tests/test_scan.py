@@ -9,11 +9,14 @@ import pytest
 from tests.compare import compare
 
 SEEDS = int(os.environ.get("SEKISHO_SEEDS", "24"))
+FAST = 8  # of them, that do not count as slow
 EVENTS = 2000
 CHAINED, CHAINED_EVENTS = 8, 1500
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize(
+    "seed", [*range(FAST), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(FAST, SEEDS))]
+)
 def test_scan_agrees_with_the_plain_implementation(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

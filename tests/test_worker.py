@@ -30,9 +30,9 @@ ACCESS, PARTY = "custody.access", "custody.party"
 
 
 @pytest.fixture
-def fresh(kafka: LocalKafka) -> Iterator[LocalKafka]:
-    """A broker of this test's own with all topics, empty; the shared one says whether there can be one."""
-    with LocalKafka() as broker:
+def fresh(can_run_kafka: None) -> Iterator[LocalKafka]:
+    """A broker of this test's own with all topics, empty."""
+    with LocalKafka(brief=True) as broker:
         make_topics(broker.bootstrap, PARTITIONS)
         yield broker
 
@@ -337,8 +337,8 @@ def test_an_instance_id_is_used_once(fresh: LocalKafka, tmp_path: Path) -> None:
             assert_fails_in_one_line(two, "--instance-id same/one")
 
 
-def test_missing_topics_are_named_or_made(kafka: LocalKafka, tmp_path: Path) -> None:
-    with LocalKafka() as empty:
+def test_missing_topics_are_named_or_made(can_run_kafka: None, tmp_path: Path) -> None:
+    with LocalKafka(brief=True) as empty:
         with WorkerProcess(empty.bootstrap, tmp_path / "lake") as worker:
             assert_fails_in_one_line(worker, "custody.access", "custody.findings", "--partitions")
         with WorkerProcess(empty.bootstrap, tmp_path / "lake", partitions=2) as worker:

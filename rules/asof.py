@@ -29,47 +29,48 @@ class Runs:
     """For every dense key a run of rows, each of a fixed number of int64 columns.
 
     A run is replaced as a whole: the new one goes to the end, the old one becomes garbage, and when more than
-    half is garbage all runs are written anew. Cost is amortised over what is set, whatever is held.
+    half is garbage all runs are written anew. Cost is amortised over what is set, whatever is held. What a
+    look-up needs lies side by side: among millions of keys each place it reads is a miss of the cache.
     """
 
     def __init__(self, columns: int) -> None:
-        self._firsts = Growing(np.int64)
-        self._counts = Growing(np.int64)
-        self._columns = [Growing(np.int64) for _ in range(columns)]
+        self._spans = Growing(np.int64, 2)  # of each key the first row and the count
+        self._rows = Growing(np.int64, columns)
         self._live = 0
 
     def __len__(self) -> int:
         """How many keys there is room for: every key set so far is below."""
-        return len(self._firsts)
+        return len(self._spans)
 
     @property
     def rows(self) -> int:
         """How many rows the runs hold, without garbage."""
         return self._live
 
+    @property
+    def whole(self) -> tuple[Ints, Ints]:
+        """(first row and count of every key's run, the rows), garbage included."""
+        return self._spans.values, self._rows.values
+
     def spans(self, keys: Ints) -> tuple[Ints, Ints]:
         """(first, count) of each key's run within `column`; count is 0 for -1 and for keys never set."""
         known = (keys >= 0) & (keys < len(self))
-        if known.all():
-            return self._firsts.values[keys], self._counts.values[keys]
-        safe = np.where(known, keys, 0)
         if len(self) == 0:
             return np.zeros_like(keys), np.zeros_like(keys)
-        return self._firsts.values[safe], np.where(known, self._counts.values[safe], 0)
+        every = known.all()
+        spans = self._spans.values[keys if every else np.where(known, keys, 0)]
+        return spans[:, 0].copy(), spans[:, 1].copy() if every else np.where(known, spans[:, 1], 0)
 
     def column(self, index: int) -> Ints:
         """A column whole, garbage included, as `spans` and `ranges` index it."""
-        return self._columns[index].values
-
-    def whole(self) -> list[Ints]:
-        """The first row and the count of every key's run, then the columns, garbage included."""
-        return [grown.values for grown in (self._firsts, self._counts, *self._columns)]
+        column: Ints = self._rows.values[:, index]
+        return column
 
     def gather(self, keys: Ints) -> tuple[Ints, list[Ints]]:
         """(the position within `keys` each row belongs to, the columns of these rows), in the keys' order."""
         firsts, counts = self.spans(keys)
-        rows = ranges(firsts, counts)
-        return np.repeat(np.arange(len(keys)), counts), [column.values[rows] for column in self._columns]
+        rows = self._rows.values[ranges(firsts, counts)]
+        return np.repeat(np.arange(len(keys)), counts), list(np.ascontiguousarray(rows.T))
 
     def set(self, keys: Ints, counts: Ints, *columns: Ints) -> None:
         """Replace the runs of the given keys (distinct) by rows that follow each other in the keys' order."""
@@ -77,24 +78,23 @@ class Runs:
             return
         missing = int(keys.max()) + 1 - len(self)
         if missing > 0:
-            self._firsts.append(np.zeros(missing, np.int64))
-            self._counts.append(np.zeros(missing, np.int64))
+            self._spans.extend(missing)[:] = 0
         total = int(counts.sum())
         assert all(len(column) == total for column in columns)
-        self._live += total - int(self._counts.values[keys].sum())
-        self._firsts.values[keys] = len(self._columns[0]) + np.cumsum(counts) - counts
-        self._counts.values[keys] = counts
-        for held, added in zip(self._columns, columns, strict=True):
-            held.append(added)
-        if len(self._columns[0]) > max(1024, 2 * self._live):
+        spans = self._spans.values
+        self._live += total - int(spans[keys, 1].sum())
+        spans[keys, 0] = len(self._rows) + np.cumsum(counts) - counts
+        spans[keys, 1] = counts
+        added = self._rows.extend(total)
+        for index, column in enumerate(columns):
+            added[:, index] = column
+        if len(self._rows) > max(1024, 2 * self._live):
             self._compact()
 
     def _compact(self) -> None:
-        counts = self._counts.values
-        rows = ranges(self._firsts.values, counts)
-        for column in self._columns:
-            column.replace(column.values[rows])
-        self._firsts.replace(np.cumsum(counts) - counts)
+        firsts, counts = self._spans.values.T
+        self._rows.replace(self._rows.values[ranges(firsts, counts)])
+        self._spans.values[:, 0] = np.cumsum(counts) - counts
 
 
 class Intervals:
@@ -122,7 +122,7 @@ class Intervals:
         """The value of each key at each time; -1 where the key has none (or is -1)."""
         probe = loops("rules.probe", len(keys) >= WORTH_LOADING)
         if probe is not None:
-            return cast("Ints", probe.at(keys, times, *self._runs.whole()))
+            return cast("Ints", probe.at(keys, times, *self._runs.whole))
         return self._plain_at(keys, times)
 
     def _plain_at(self, keys: Ints, times: Ints) -> Ints:
@@ -139,7 +139,7 @@ class Intervals:
         none; FOREVER where it always does."""
         probe = loops("rules.probe", len(keys) >= WORTH_LOADING)
         if probe is not None:
-            return cast("Ints", probe.until(keys, times, *self._runs.whole()))
+            return cast("Ints", probe.until(keys, times, *self._runs.whole))
         return self._plain_until(keys, times)
 
     def _plain_until(self, keys: Ints, times: Ints) -> Ints:

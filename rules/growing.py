@@ -7,10 +7,11 @@ import numpy.typing as npt
 
 
 class Growing:
-    """Values of one dtype, appended in bulk; `values` views what has been appended, without a copy."""
+    """Values of one dtype, or rows of some of them, appended in bulk; `values` views what has been appended,
+    without a copy."""
 
-    def __init__(self, dtype: npt.DTypeLike) -> None:
-        self._room: npt.NDArray[Any] = np.empty(64, dtype)
+    def __init__(self, dtype: npt.DTypeLike, columns: int | None = None) -> None:
+        self._room: npt.NDArray[Any] = np.empty(64 if columns is None else (64, columns), dtype)
         self._length = 0
 
     def __len__(self) -> int:
@@ -30,7 +31,8 @@ class Growing:
         """Append `count` values of no meaning and return the view in which to write them."""
         start, end = self._length, self._length + count
         if end > len(self._room):
-            room = np.empty(max(end, 2 * len(self._room)), self._room.dtype)
+            length = max(end, 2 * len(self._room))
+            room = np.empty((length, *self._room.shape[1:]), self._room.dtype)
             room[:start] = self._room[:start]
             self._room = room
         self._length = end

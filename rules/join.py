@@ -150,9 +150,15 @@ def _gather(
     distinct = encoded.dictionary.to_numpy()
     taken = references.columns(record, distinct, names)
     return {
-        f"{prefix}.{name}": pa.DictionaryArray.from_arrays(encoded.indices, column)
+        f"{prefix}.{name}": _spread(column, encoded.indices)
         for name, column in zip(names, taken, strict=True)
     }
+
+
+def _spread(column: pa.Array, indices: pa.Int32Array) -> pa.DictionaryArray:
+    if isinstance(column, pa.DictionaryArray):
+        return pa.DictionaryArray.from_arrays(column.indices.take(indices), column.dictionary)
+    return pa.DictionaryArray.from_arrays(indices, column)
 
 
 def _serials(

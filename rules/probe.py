@@ -87,12 +87,12 @@ def find(
 
 
 @inlined
-def _last(first: int, count: int, starts: Ids, time: int) -> int:
+def _last(first: int, count: int, rows: Ids, time: int) -> int:
     """The row of the last interval of a run that starts by the time, or else of the first."""
     low = first
     while count > 1:
         half = count >> 1
-        if starts[low + half] <= time:
+        if rows[low + half, 0] <= time:
             low += half
             count -= half
         else:
@@ -101,30 +101,31 @@ def _last(first: int, count: int, starts: Ids, time: int) -> int:
 
 
 @compiled
-def at(keys: Ids, times: Ids, firsts: Ids, counts: Ids, starts: Ids, ends: Ids, values: Ids) -> Ids:
-    """The value of each key at each time, -1 for none. The other arrays are those of `Intervals`."""
+def at(keys: Ids, times: Ids, spans: Ids, rows: Ids) -> Ids:
+    """The value of each key at each time, -1 for none. `spans` has the first row and the count of each key's
+    intervals; a row is a start, an end and a value."""
     found = np.full(len(keys), -1)
-    for row in range(len(keys)):
-        key, time = keys[row], times[row]
-        if 0 <= key < len(firsts) and counts[key] > 0:
-            low = _last(firsts[key], counts[key], starts, time)
-            if starts[low] <= time < ends[low]:
-                found[row] = values[low]
+    for number in range(len(keys)):
+        key, time = keys[number], times[number]
+        if 0 <= key < len(spans) and spans[key, 1] > 0:
+            low = _last(spans[key, 0], spans[key, 1], rows, time)
+            if rows[low, 0] <= time < rows[low, 1]:
+                found[number] = rows[low, 2]
     return found
 
 
 @compiled
-def until(keys: Ids, times: Ids, firsts: Ids, counts: Ids, starts: Ids, ends: Ids, values: Ids) -> Ids:
+def until(keys: Ids, times: Ids, spans: Ids, rows: Ids) -> Ids:
     """The time before which each key keeps the value it has, or goes on having none; FOREVER for always."""
     found = np.full(len(keys), FOREVER)
-    for row in range(len(keys)):
-        key, time = keys[row], times[row]
-        if 0 <= key < len(firsts) and counts[key] > 0:
-            low = _last(firsts[key], counts[key], starts, time)
-            if time < starts[low]:
-                found[row] = starts[low]
-            elif time < ends[low]:
-                found[row] = ends[low]
-            elif low + 1 < firsts[key] + counts[key]:
-                found[row] = starts[low + 1]
+    for number in range(len(keys)):
+        key, time = keys[number], times[number]
+        if 0 <= key < len(spans) and spans[key, 1] > 0:
+            low = _last(spans[key, 0], spans[key, 1], rows, time)
+            if time < rows[low, 0]:
+                found[number] = rows[low, 0]
+            elif time < rows[low, 1]:
+                found[number] = rows[low, 1]
+            elif low + 1 < spans[key, 0] + spans[key, 1]:
+                found[number] = rows[low + 1, 0]
     return found

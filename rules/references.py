@@ -178,7 +178,10 @@ class References:
         return (*record.key, "version", *self._names[record.name])
 
     def columns(self, record: Record, rows: Ints, names: Sequence[str]) -> list[pa.Array]:
-        """Columns (without prefix) of the versions in the given rows, as rules compare them; null for -1."""
+        """Columns (without prefix) of the versions in the given rows, as rules compare them; null for -1.
+
+        Texts may come dictionary-encoded.
+        """
         missing = set(names) - set(self.names(record))
         assert not missing, f"{record.name}: {missing} not held; name them when References is made"
         store = self._stores[record.name]

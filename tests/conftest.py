@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from deploy.local_kafka import LocalKafka, unavailable_reason
+
+settings.register_profile("no deadline", deadline=None)  # tests that run side by side wait for each other
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

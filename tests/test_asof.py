@@ -160,6 +160,6 @@ def test_the_compiled_as_of_answers_as_the_plain_one(groups: list[list[tuple[int
     intervals.set(np.arange(len(groups)), flatten(_segments(groups)))
     asked = [(key, t) for key in range(-1, len(groups) + 2) for t in range(-1, 14)]
     keys, times = np.array(asked, np.int64).T
-    whole = intervals._runs.whole()
+    whole = intervals._runs.whole
     assert probe.at(keys, times, *whole).tolist() == intervals._plain_at(keys, times).tolist()
     assert probe.until(keys, times, *whole).tolist() == intervals._plain_until(keys, times).tolist()

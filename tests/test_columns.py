@@ -41,7 +41,7 @@ def test_wild_batches(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
         check_seed(seed, lambda name, to: monkeypatch.setattr(json_parse, name, to))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(RECORDS), st.lists(st.binary(max_size=40), max_size=8))
 def test_any_bytes(kind: Record, payloads: list[bytes]) -> None:
     check(kind, [*payloads, *(b"{" + payload + b"}" for payload in payloads)])
@@ -56,7 +56,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.data(), st.sampled_from(RECORDS))
 def test_any_json_in_any_field(data: st.DataObject, kind: Record) -> None:
     names = st.sampled_from([field.name for field in kind.fields] + ["x"])
@@ -82,7 +82,7 @@ def test_all_edges_in_one_batch(kind: Record) -> None:
     check(kind, [*edges, *reversed(edges)], cut=min(1, len(edges)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @example(0, 0)
 @given(st.integers(0, 5), st.integers(0, 5))
 def test_slices(start: int, length: int) -> None:

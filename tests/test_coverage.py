@@ -238,7 +238,7 @@ some_versions = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(some_events, some_versions, st.integers(0, 10))
 def test_one_step_gives_what_a_plain_loop_gives(events: list[Event], versions: World, now: int) -> None:
     engine = Engine()
@@ -248,7 +248,7 @@ def test_one_step_gives_what_a_plain_loop_gives(events: list[Event], versions: W
     assert engine.coverage.ratios() == pytest.approx(by_site(expected))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(some_events, some_versions, st.data())
 def test_any_steps_in_any_order_give_what_a_plain_loop_gives(
     events: list[Event], versions: World, data: st.DataObject

@@ -184,7 +184,7 @@ def cut(events: list[Event], sizes: list[int]) -> Iterator[list[Event]]:
     yield events
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(histories())
 def test_as_the_contract_says_in_any_order_and_any_steps(history: tuple[list[Event], list[int]]) -> None:
     events, sizes = history

@@ -424,7 +424,7 @@ def open_rows(lake: Lake) -> dict[str, tuple[Any, ...]]:
     }
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(history=histories())
 def test_however_the_steps_are_cut_the_lake_ends_with_what_holds(
     every: list[Rule], history: list[tuple[Step, float | None, bool]]

@@ -96,7 +96,7 @@ def load(events: Sequence[Event], cut: int) -> duckdb.DuckDBPyConnection:
     return con
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(EVENTS, st.integers(0, 12))
 def test_open_beside_an_event(events: list[Event], cut: int) -> None:
     con = load(events, cut)
@@ -117,7 +117,7 @@ def test_open_beside_an_event(events: list[Event], cut: int) -> None:
     assert dict(rows) == expected and len(rows) == len(expected)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(EVENTS, st.integers(0, 12))
 def test_serials_held_beside_an_event(events: list[Event], cut: int) -> None:
     con = load(events, cut)
@@ -138,7 +138,7 @@ def test_serials_held_beside_an_event(events: list[Event], cut: int) -> None:
     assert len(rows) == len(expected)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(EVENTS, st.integers(0, 12))
 def test_no_serial_that_several_hold_is_passed_over(events: list[Event], cut: int) -> None:
     con = load(events, cut)

@@ -92,7 +92,7 @@ def micros(table: pa.RecordBatch, name: str) -> list[int | None]:
     return list(column.view(pa.int64()).to_pylist())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(streams, worlds)
 def test_every_event_is_joined_as_of_its_own_time(
     stream: tuple[Record, list[dict[str, Any]]], world: World

@@ -44,7 +44,7 @@ def put(
 keys = st.lists(st.sampled_from([0, 1, 2, 3, 1 << 61, (1 << 61) + 1, 1 << 63, (1 << 64) - 1]), max_size=6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(steps=st.lists(st.tuples(keys, st.booleans()), max_size=25))
 def test_a_dict_with_rollbacks(steps: list[tuple[list[int], bool]]) -> None:
     con = duckdb.connect()

@@ -279,7 +279,7 @@ def version_lists(draw: st.DrawFn) -> list[Version]:
     return versions
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(event_lists(), version_lists(), st.data())
 def test_as_the_contract_says_in_any_order_and_any_steps(
     events: list[Event], versions: list[Version], data: st.DataObject

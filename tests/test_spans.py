@@ -45,7 +45,7 @@ def apart(values: list[int], limit: int) -> list[list[int]]:
     return islands
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(_EVENTS)
 def test_as_a_plain_reading(events: list[Event]) -> None:
     con = connection()

@@ -58,7 +58,7 @@ class Runs:
         if len(self) == 0:
             return np.zeros_like(keys), np.zeros_like(keys)
         every = known.all()
-        spans = self._spans.values[keys if every else np.where(known, keys, 0)]
+        spans = self._spans.values.take(keys if every else np.where(known, keys, 0), axis=0)
         return spans[:, 0].copy(), spans[:, 1].copy() if every else np.where(known, spans[:, 1], 0)
 
     def column(self, index: int) -> Ints:
@@ -69,7 +69,7 @@ class Runs:
     def gather(self, keys: Ints) -> tuple[Ints, list[Ints]]:
         """(the position within `keys` each row belongs to, the columns of these rows), in the keys' order."""
         firsts, counts = self.spans(keys)
-        rows = self._rows.values[ranges(firsts, counts)]
+        rows = self._rows.values.take(ranges(firsts, counts), axis=0)
         return np.repeat(np.arange(len(keys)), counts), list(np.ascontiguousarray(rows.T))
 
     def set(self, keys: Ints, counts: Ints, *columns: Ints) -> None:
@@ -93,7 +93,7 @@ class Runs:
 
     def _compact(self) -> None:
         firsts, counts = self._spans.values.T
-        self._rows.replace(self._rows.values[ranges(firsts, counts)])
+        self._rows.replace(self._rows.values.take(ranges(firsts, counts), axis=0))
         self._spans.values[:, 0] = np.cumsum(counts) - counts
 
 

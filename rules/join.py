@@ -148,7 +148,7 @@ def _gather(
         return {}
     encoded = pa.array(rows, mask=rows < 0).dictionary_encode()
     distinct = encoded.dictionary.to_numpy()
-    taken = references.columns(record, distinct, names)
+    taken = references.columns(record, distinct, names, encode=True)
     return {
         f"{prefix}.{name}": _spread(column, encoded.indices)
         for name, column in zip(names, taken, strict=True)

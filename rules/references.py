@@ -177,16 +177,18 @@ class References:
         """The columns that `columns` gives: the id, the version and what is held as rows."""
         return (*record.key, "version", *self._names[record.name])
 
-    def columns(self, record: Record, rows: Ints, names: Sequence[str]) -> list[pa.Array]:
+    def columns(
+        self, record: Record, rows: Ints, names: Sequence[str], encode: bool = False
+    ) -> list[pa.Array]:
         """Columns (without prefix) of the versions in the given rows, as rules compare them; null for -1.
 
-        Texts may come dictionary-encoded.
+        With `encode`, texts and lists of which there are few come dictionary-encoded.
         """
         missing = set(names) - set(self.names(record))
         assert not missing, f"{record.name}: {missing} not held; name them when References is made"
         store = self._stores[record.name]
         stored = [name for name in names if name in self._names[record.name]]
-        taken = dict(zip(stored, store.take(rows, stored), strict=True))
+        taken = dict(zip(stored, store.take(rows, stored, encode), strict=True))
         for name in names:
             if name == "version":
                 taken[name] = self.numbers(record, rows)

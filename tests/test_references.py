@@ -1,5 +1,6 @@
 """The reference index against a plain search over all versions, whatever the order in which they arrive."""
 
+from datetime import date, datetime
 from typing import Any
 
 import numpy as np
@@ -225,31 +226,46 @@ def test_what_is_known_moves_forward_only() -> None:
     assert references.newest(PARTY) == 1_008
 
 
-@given(st.lists(st.integers(0, 40), max_size=12), st.data())
-def test_rows_are_taken_from_chunks_of_any_size(sizes: list[int], data: st.DataObject) -> None:
-    import rules.rowstore
-
-    kinds = {"number": pa.int64(), "text": pa.string(), "few": pa.string(), "list": pa.list_(pa.string())}
-    schema = pa.schema(kinds)
+@given(st.lists(st.integers(0, 40), max_size=12), st.booleans(), st.data())
+def test_rows_are_taken_as_they_were_appended(sizes: list[int], encode: bool, data: st.DataObject) -> None:
+    schema = pa.schema(
+        {
+            "number": pa.int64(),
+            "text": pa.string(),
+            "few": pa.string(),
+            "list": pa.list_(pa.string()),
+            "others": pa.list_(pa.struct({"a": pa.string()})),
+            "at": pa.timestamp("us"),
+            "on": pa.date32(),
+            "share": pa.float64(),
+            "is": pa.bool_(),
+        }
+    )
     store, held = RowStore(schema), list[dict[str, Any]]()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rules.rowstore, "_SMALL", 4)  # so that there are several chunks
-        patch.setattr(rules.rowstore, "_MOST_TEXTS", 7)  # a column too many is no longer held in codes
+        patch.setattr("rules.lists._SMALL", 4)  # so that there are several chunks
+        patch.setattr("rules.rowstore._FEW", 7)  # so that some texts come as they are
         for size in sizes:
             rows = [
                 {
                     "number": len(held) + n,
                     "text": str(n),
                     "few": None if n % 4 == 3 else str(n % 3),
-                    "list": [str(n)] * (n % 3),
+                    "list": None if n % 7 == 4 else [str(n), None, "1:a,2:b"][: n % 4],
+                    "others": [{"a": str(n)}] * (n % 3),
+                    "at": None if n % 3 == 2 else datetime(2026, 1, 1, microsecond=n),
+                    "on": None if n % 2 else date(2026, 1, 1 + n % 28),
+                    "share": None if n % 5 == 1 else n / 7,
+                    "is": None if n % 3 == 1 else n % 2 == 0,
                 }
                 for n in range(size)
             ]
             store.append(pa.RecordBatch.from_pylist(rows, schema))
             held += rows
-    wanted = data.draw(st.lists(st.integers(-1, len(held) - 1), max_size=30))
-    columns = store.take(np.array(wanted, np.int64), schema.names)
+        wanted = data.draw(st.lists(st.integers(-1, len(held) - 1), max_size=30))
+        columns = store.take(np.array(wanted, np.int64), schema.names, encode)
     for name, column in zip(schema.names, columns, strict=True):
         assert column.to_pylist() == [None if row < 0 else held[row][name] for row in wanted]
+        assert column.type == schema.field(name).type or (encode and pa.types.is_dictionary(column.type))
     assert len(store) == len(held)
-    assert len(store._chunks) <= 8
+    assert len(store._others._chunks) <= 8

@@ -88,7 +88,7 @@ def _who(pieces: Pieces, allocations: pa.RecordBatch, references: References) ->
         rows[ask] = references.resolve(principal.take(pa.array(ask)), pieces.start[ask])[0]
     distinct, inverse = _distinct(rows)
     (status,) = references.columns(PARTY, distinct, ["status"])
-    return rows, _mask(pc.equal(status.cast(pa.string()), "verified").fill_null(False))[inverse]
+    return rows, _mask(pc.equal(status, "verified").fill_null(False))[inverse]
 
 
 def _where(

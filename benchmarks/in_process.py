@@ -12,16 +12,17 @@ from rules.judge import Judge
 from rules.rule import Rule
 from sinks.lake import Lake
 from sinks.metrics import Metrics
+from stream import memory
 from stream.fetches import Fetch
 from stream.judging import Batch, Judging
 from stream.landing import Lander
 from stream.settings import Settings
-from stream.start import load_compiled, tune_memory
+from stream.start import load_compiled
 
 
 def judging(rules: Iterable[Rule]) -> Judging:
     """What judges, prepared as a worker is; its references are still to be added."""
-    tune_memory()
+    memory.tune()
     load_compiled()
     return Judging(Judge(rules), {})
 

@@ -22,6 +22,7 @@ from rules.reconciler.step import Reconciler
 from rules.rule import load_all
 from schemas.reference import PARTY
 from sinks.lake import Lake
+from stream import memory
 from stream.steps import MOST_ROWS
 
 AMOUNTS = {
@@ -38,6 +39,7 @@ def run(size: Size) -> dict[str, Any]:
     """Lands a fleet's events, settles them step by step on one core, then lands versions that reach back."""
     events, standing = AMOUNTS[size]
     pa.set_cpu_count(1)
+    memory.tune()
     folder = Path(tempfile.mkdtemp(prefix="sekisho-bench-"))
     try:
         land(folder / "lake", events, standing)

@@ -23,7 +23,7 @@ from benchmarks.worker_run import land
 from deploy.local_kafka import LocalKafka
 from rules.rule import load_all
 from rules.suppressions import load_suppressions
-from stream import replay, scan
+from stream import memory, replay, scan
 from stream.simulation import bench, files, shipping
 from stream.simulation.messages import Message, merged
 
@@ -103,6 +103,7 @@ def _events(made: bench.Bench, events: int) -> Iterator[Message]:
 
 def _files(folder: Path, events: int) -> tuple[Split, Split]:
     """What it takes to scan the papers and these events, and to replay the lake."""
+    memory.tune()  # as the commands do
     files.write(bench.build().messages(events), folder / "in")
     _say(f"scanning and replaying {events:,} events")
     with _timed(scan) as scanned:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import gc
 import logging
@@ -12,7 +11,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pyarrow as pa
 from aiokafka.errors import KafkaError as AIOKafkaError
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
@@ -25,6 +23,7 @@ from schemas.reference import REFERENCES
 from sinks.findings import TOPIC as FINDINGS
 from sinks.lake import Lake
 from sinks.metrics import Metrics
+from stream import memory
 from stream.judging import Judging
 from stream.landing import Lander
 from stream.publish import away
@@ -33,7 +32,6 @@ from stream.topics import TICK, create_missing
 from stream.worker import TOPICS, Worker
 
 PROGRESS_SECONDS = 1.0
-M_ARENA_MAX = -8  # of glibc's malloc.h
 SWITCH_SECONDS = 0.0005  # Python's 5 ms are what judging waits each time another thread has the interpreter
 
 
@@ -43,7 +41,7 @@ def run(settings: Settings) -> None:
     Raises SekishoError when it cannot start, or cannot go on.
     """
     logging.basicConfig(level=settings.log, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    tune_memory()
+    memory.tune()
     sys.setswitchinterval(SWITCH_SECONDS)
     load_compiled()
     with _alone(settings):
@@ -60,19 +58,6 @@ def run(settings: Settings) -> None:
             asyncio.run(_work(settings, judging, lander, metrics, f"{len(rules)} rules{served}"))
         except AIOKafkaError as error:
             raise SekishoError(f"Kafka: {error}; see sekisho doctor, then start again") from error
-
-
-def tune_memory() -> None:
-    """Few collections, and freed memory that the next batch can use whichever thread allocates it.
-
-    Millions of records pass as objects that no cycle holds: full collections would only cost time. Batches
-    are made in one thread and written in another; with an arena a thread, or a pool beside malloc's, each
-    keeps what the other could use: a third of the resident memory (benchmarks/README.md, "Worker").
-    """
-    gc.set_threshold(50_000, 20, 100)
-    pa.set_memory_pool(pa.system_memory_pool())
-    with contextlib.suppress(OSError, AttributeError):  # glibc only
-        ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, 1)
 
 
 def load_compiled() -> None:

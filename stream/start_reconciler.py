@@ -16,6 +16,7 @@ from schemas.events import EVENTS
 from sinks.findings import TOPIC as FINDINGS
 from sinks.lake import Lake
 from sinks.reconciler_metrics import ReconcilerMetrics
+from stream import memory
 from stream.reconciler import ReconcilerProcess
 from stream.reconciling import Reconciling
 from stream.settings import Settings
@@ -30,6 +31,7 @@ def run(settings: Settings, state: Path | None, tick_seconds: float) -> None:
     Raises SekishoError when it cannot start, or cannot go on.
     """
     logging.basicConfig(level=settings.log, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    memory.tune()
     existing_topics(settings, [*EVENTS, FINDINGS, *([TICK] if tick_seconds else [])])
     lake = Lake.open(settings.lake)
     with claim(lake.path, state) as folder, contextlib.closing(ActiveLock(lake.path)) as lock:

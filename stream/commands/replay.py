@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from rules.rule import ROOT, load_all
 from rules.suppressions import load_suppressions
+from stream import memory
 from stream.commands.scan import show
 from stream.replay import Difference, compare, replay
 
@@ -35,6 +36,7 @@ def command(lake: Path, rules: Path | None, out: Path | None, diff: bool, check:
     With --rules a change of rules can be tried on history before it goes live. Only findings that hold
     (provisional or confirmed) are compared.
     """
+    memory.tune()
     with tempfile.TemporaryDirectory(prefix="sekisho-") as folder:
         target = out or Path(folder) / "lake"
         console = Console(stderr=True)

@@ -14,6 +14,7 @@ from schemas.errors import UsageError
 from schemas.events import EVENTS
 from schemas.reference import REFERENCES
 from schemas.times import parse_time
+from stream import memory
 from stream.scan import Summary, scan
 
 
@@ -43,6 +44,7 @@ def command(source: Path, lake: Path, until: int | None, as_json: bool) -> None:
     """
     records = (*REFERENCES.values(), *EVENTS.values())
     sizes = [f.stat().st_size for r in records if (f := source / f"{r.name}.ndjson").is_file()]
+    memory.tune()
     columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:

@@ -40,13 +40,16 @@ class Lists:
 
 def _spelled(lists: pa.ListArray) -> pa.StringArray:
     """A text for each list, equal where they are: elements behind their lengths, `-` for a null one."""
+    elements = lists.flatten().dictionary_encode()
+    texts = elements.dictionary
+    told = pc.binary_join_element_wise(pc.binary_length(texts).cast(pa.string()), texts, ":")
+    told = told.take(elements.indices).fill_null("-")
     lengths = pc.list_value_length(lists)
-    elements = lists.flatten()
-    told = pc.binary_join_element_wise(pc.binary_length(elements).cast(pa.string()), elements, ":").fill_null(
-        "-"
-    )
-    ends = np.cumsum(lengths.fill_null(0).to_numpy(), dtype=np.int32)
-    joined = pc.binary_join(pa.ListArray.from_arrays(pa.array(np.append(np.int32(0), ends)), told), ",")
+    counts = lengths.fill_null(0).to_numpy()
+    if (counts == 1).all():
+        return told
+    ends = np.cumsum(np.append(0, counts), dtype=np.int32)
+    joined = pc.binary_join(pa.ListArray.from_arrays(pa.array(ends), told), ",")
     return pc.if_else(lengths.is_valid(), joined, pa.scalar(None, pa.string()))
 
 

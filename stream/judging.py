@@ -15,7 +15,6 @@ from schemas.events import EVENTS
 from schemas.reference import REFERENCES
 from schemas.ticks import TICK
 from sinks import findings
-from sinks.lake import Lake
 from stream.fetches import Fetch, to_arrow
 from stream.positions import Hole, Partition
 
@@ -59,15 +58,6 @@ class Judging:
         self._judge = judge
         self._topic_ids = topic_ids
         self._published: OrderedDict[str, None] = OrderedDict()
-
-    def load(self, lake: Lake, offsets: Mapping[Partition, int]) -> None:
-        """Fill the index from the lake; `offsets` are the lake's."""
-        for record in REFERENCES.values():
-            for versions in lake.versions(record):
-                self.references.add(record, versions)
-        for (topic, partition), offset in offsets.items():
-            if topic in REFERENCES:
-                self.references.note_read(topic, partition, offset)
 
     def learn(self, fetches: Iterable[Fetch]) -> None:
         """Make reference records known to the batches judged after this; what is known is skipped."""

@@ -20,7 +20,6 @@ from rules.reconciler.given import Clock, Partition, StepInput, StepOutput
 from rules.references import References
 from schemas.errors import SekishoError
 from schemas.events import EVENTS
-from schemas.reference import REFERENCES
 from schemas.tables import COORDINATES
 from sinks.lake import Commit, Lake, Settled
 from stream.settlements import absorbed, history
@@ -88,15 +87,6 @@ class Reconciling:
     def position(self) -> int:
         """The last commit of raw that the state covers, 0 for none."""
         return self._engine.position
-
-    def load_references(self) -> None:
-        """Fill the engine's index from the lake, as a state that has covered commits before needs it."""
-        for record in REFERENCES.values():
-            for versions in self._lake.versions(record):
-                self._engine.references.add(record, versions)
-        for (topic, partition), offset in self._lake.offsets().items():
-            if topic in REFERENCES:
-                self._engine.references.note_read(topic, partition, offset)
 
     def follow(self, at: datetime) -> Settled | None:
         """Bring the state silently to where the lake has been settled, by whomever; returns the last step.

@@ -23,7 +23,7 @@ from schemas.reference import REFERENCES
 from sinks.findings import TOPIC as FINDINGS
 from sinks.lake import Lake
 from sinks.metrics import Metrics
-from stream import memory
+from stream import known, memory
 from stream.judging import Judging
 from stream.landing import Lander
 from stream.publish import away
@@ -51,7 +51,7 @@ def run(settings: Settings) -> None:
         metrics = Metrics((rule.id, rule.severity) for rule in rules)
         judging = Judging(Judge(rules), topic_ids)
         lander = Lander(lake, settings, metrics)
-        judging.load(lake, lander.offsets())
+        known.load(judging.references, lake, lander.offsets())
         gc.freeze()
         served = _serve(settings, metrics)
         try:

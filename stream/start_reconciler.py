@@ -16,7 +16,7 @@ from schemas.events import EVENTS
 from sinks.findings import TOPIC as FINDINGS
 from sinks.lake import Lake
 from sinks.reconciler_metrics import ReconcilerMetrics
-from stream import memory
+from stream import known, memory
 from stream.reconciler import ReconcilerProcess
 from stream.reconciling import Reconciling
 from stream.settings import Settings
@@ -49,7 +49,7 @@ def _run(settings: Settings, lake: Lake, folder: StateFolder, lock: ActiveLock, 
     )
     experimental = [rule.id for rule in rules if rule.status is Status.EXPERIMENTAL]
     with contextlib.closing(Reconciling(lake, engine, experimental)) as reconciling:
-        reconciling.load_references()
+        known.load(engine.references, lake, lake.offsets())  # a state that has covered commits needs them
         metrics = ReconcilerMetrics((rule.id, rule.severity) for rule in rules)
         address = settings.metrics_address
         served = f", metrics at http://{address[0]}:{metrics.serve(*address)}/metrics" if address else ""

@@ -18,6 +18,7 @@ from rules.reconciler.given import StepInput, StepOutput
 from rules.reconciler.step import Reconciler
 from rules.rule import Rule, load_all
 from sinks.lake import Conflict, Lake
+from stream import known
 from stream.reconciling import Reconciling
 from tests.arrivals import Arrival, Plan, arrivals, expected
 from tests.chain_writer import DAY, HOUR
@@ -73,8 +74,9 @@ class Life:
     def _start(self, state: Path) -> tuple[Reconciling, Stumbling]:
         engine = Stumbling(state, self._rules, (), self._judge)
         engine.rng = self._rng
-        reconciling = Reconciling(Lake.open(self.lake), engine)
-        reconciling.load_references()
+        lake = Lake.open(self.lake)
+        reconciling = Reconciling(lake, engine)
+        known.load(engine.references, lake, lake.offsets())
         self._state = state
         reconciling.follow(self._at)
         return reconciling, engine

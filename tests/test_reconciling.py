@@ -11,7 +11,6 @@ import pytest
 from rules.reconciler.given import Clock, StepInput, StepOutput
 from schemas.errors import SekishoError
 from schemas.events import ACCESS
-from schemas.reference import PARTY
 from sinks.lake import Conflict, Lake
 from sinks.views import connect
 from stream import reconciling as module
@@ -192,15 +191,6 @@ def test_the_end_of_a_scan_is_one_settled_step(tmp_path: Path) -> None:
     assert scan(tmp_path, "duplicate").num_rows == 1, "both steps found it"
     with_tick = Reconciling(Lake.open(tmp_path / "other"), FakeEngine()).conclude(AT, until=5)
     assert (with_tick.watermark, with_tick.latest_broker_time) == (5, 5)
-
-
-def test_references_are_known_after_a_restart(tmp_path: Path) -> None:
-    lake = Lake.open(tmp_path)
-    land(lake, landing(PARTY, {0: range(5)}))
-    engine = FakeEngine()
-    Reconciling(lake, engine).load_references()
-    assert engine.references.known == {("custody.party", 0): 5}
-    assert engine.references.count(PARTY) > 0
 
 
 def test_what_the_last_step_told_can_be_told_again(tmp_path: Path) -> None:

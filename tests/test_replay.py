@@ -14,6 +14,7 @@ from rules.rule import ROOT, load_all
 from schemas.errors import SekishoError, UsageError
 from schemas.events import ACCESS
 from sinks.lake import Lake
+from stream import known
 from stream.commands.replay import command
 from stream.reconciling import Reconciling
 from stream.replay import compare, replay
@@ -138,8 +139,9 @@ def test_what_is_not_settled_is_left_out(scanned: Path, tmp_path: Path) -> None:
 def test_a_state_made_anew_has_nothing_new_to_say(scanned: Path, tmp_path: Path) -> None:
     shutil.copytree(scanned, tmp_path / "lake")
     lake = Lake.open(tmp_path / "lake")
-    again = Reconciling(lake, Reconciler(None, load_all()))
-    again.load_references()
+    engine = Reconciler(None, load_all())
+    again = Reconciling(lake, engine)
+    known.load(engine.references, lake, lake.offsets())
     before = again.follow(datetime.now(UTC))
     said = again.turn({}, datetime.now(UTC), is_due=True, final=True)
     again.close()

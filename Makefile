@@ -25,7 +25,7 @@ demo: setup ## broker, simulated data centre, workers, lake and findings, in und
 test: setup ## all but the longest tests; what an optional part is missing for is skipped with its reason
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
-test-slow: setup ## the whole kill and power-cut matrices, more seeds through Kafka, every timeline (a quarter of an hour)
+test-slow: setup ## the whole kill and power-cut matrices, more seeds through Kafka, every timeline (ten minutes)
 	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 lint: setup ## formatting, lint, strict types, rule corpus

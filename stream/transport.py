@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import faust
 from aiokafka.errors import NoOffsetForPartitionError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.tables.manager import TableManager
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from mode import CrashingSupervisor
@@ -24,6 +25,7 @@ from stream.fetches import COLUMNS, Fetch, install
 
 FAUST_HOOKS: dict[Any, dict[str, tuple[str, ...]]] = {
     faust.App: {"_create_directories": ("self",), "_crash": ("self", "reason")},
+    TableManager: {"on_start": ("self",), "_update_channels": ("self",)},
     driver.Consumer: {
         "_new_consumer_thread": ("self",),
         "_to_message": ("self", "tp", "record"),
@@ -35,7 +37,7 @@ FAUST_HOOKS: dict[Any, dict[str, tuple[str, ...]]] = {
         "call_thread": ("self", "fun", "args", "kwargs"),
     },
 }
-"""Private methods of Faust that are overridden or called, with their parameters."""
+"""Methods of Faust that are overridden or called and may change, with their parameters."""
 
 CONSUMER_HOOKS = ("_key_deserializer", "_isolation_level", "_auto_offset_reset", "_subscription")
 """Private attributes of aiokafka's consumer: three are set before it starts, the last is read."""
@@ -203,6 +205,14 @@ class Transport(driver.Transport):
     Consumer = Consumer
 
 
+class NoTables(TableManager):
+    """Starts without the second that Faust's own gives tables to be defined in, of which there are none."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
+
+
 class App(faust.App):
     """A Faust app whose positions belong to an owner."""
 
@@ -244,6 +254,7 @@ def new_app(owner: PositionOwner, group: str, brokers: list[str], **settings: An
         value_serializer="raw",
         web_enabled=False,
         web_tables_enabled=False,
+        TableManager=NoTables,
         **settings,
     )
     app.owner = owner

@@ -23,22 +23,25 @@ REMEMBERED = 65_536  # findings that are not published again when they fire agai
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch: fetches of any partitions, in the order they were read."""
+    """One micro-batch: fetches of any partitions, in the order they were read; `since` (of `time.monotonic`)
+    says when the first was."""
 
     fetches: Sequence[Fetch]
     rows: int
     bytes: int
+    since: float
 
 
 @dataclass(frozen=True)
 class Judged:
     """A judged micro-batch: its records and bytes of values, what lands, the ranges it covers, findings.
 
-    `known` is how far each reference partition had been read when it was judged.
+    `since` is the batch's, `known` is how far each reference partition had been read when it was judged.
     """
 
     rows: int
     bytes: int
+    since: float
     landings: Sequence[Landing]
     ranges: Mapping[Partition, tuple[int, int]]
     holes: Sequence[Hole]
@@ -86,7 +89,7 @@ class Judging:
         messages = self._messages(landings, known)
         landed = [landing for landing in landings if landing.raw.num_rows]
         ranges, holes = _ranges(batch.fetches), _holes(batch.fetches)
-        return Judged(batch.rows, batch.bytes, landed, ranges, holes, known, messages)
+        return Judged(batch.rows, batch.bytes, batch.since, landed, ranges, holes, known, messages)
 
     def _admit(self, topic: str, fetches: Sequence[Fetch]) -> Landing:
         record = REFERENCES[topic]

@@ -27,7 +27,7 @@ class Lander:
 
     def _reset(self) -> None:
         self._transaction: Transaction | None = None
-        self._opened = 0.0
+        self._since = 0.0
         self._rows = 0
         self._bytes = 0
         self._ranges: dict[Partition, tuple[int, int]] = {}
@@ -43,8 +43,8 @@ class Lander:
 
     @property
     def age(self) -> float:
-        """Seconds since the open transaction began, 0 without one."""
-        return time.monotonic() - self._opened if self.is_open else 0.0
+        """Seconds since the first record of the open transaction was read, 0 without one."""
+        return time.monotonic() - self._since if self.is_open else 0.0
 
     @property
     def is_due(self) -> bool:
@@ -67,7 +67,7 @@ class Lander:
         """Add a micro-batch to the open transaction, opening one if there is none."""
         if self._transaction is None:
             self._transaction = self._lake.begin(datetime.now(UTC))
-            self._opened = time.monotonic()
+            self._since = judged.since
         for landing in judged.landings:
             self._transaction.append(landing)
             topic = landing.record.topic

@@ -13,7 +13,7 @@ from stream.settings import Settings
 
 ROOM = 1  # batches that may wait before agents do, and to be written before the next is judged
 FEW = 0.02  # of `batch_rows`; a batch below costs more in queries than in records,
-PATIENCE = 5.0  # so it may wait this many times as long
+PATIENCE = 10.0  # so it may wait this many times as long
 
 
 class Intake:
@@ -115,6 +115,6 @@ class Intake:
 
     def take(self) -> Batch:
         """The batch as it is, leaving an empty one."""
-        batch = Batch(self._fetches, self._rows, self._bytes)
+        batch = Batch(self._fetches, self._rows, self._bytes, self._since)
         self.clear()
         return batch

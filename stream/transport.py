@@ -97,7 +97,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._auto_offset_reset = "none"
         # While records wait to be taken, the next request to their broker asks for the idle partitions only:
         # every other one then waits for its answer, with Faust's setting for a second and a half.
-        consumer._fetch_max_wait_ms = 100
+        consumer._fetch_max_wait_ms = 250
         consumer._fetch_min_bytes = 1 << 20
         return consumer
 

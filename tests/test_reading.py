@@ -1,6 +1,7 @@
 """Positions, micro-batches and the open transaction, without Kafka and without a lake."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -168,8 +169,8 @@ class Lake:
         return Transaction(self.committed)
 
 
-def judged(judging: Judging, *fetches: Fetch) -> Judged:
-    return judging.judge(Batch(fetches, sum(map(len, fetches)), 0))
+def judged(judging: Judging, *fetches: Fetch, waited: float = 0.0) -> Judged:
+    return judging.judge(Batch(fetches, sum(map(len, fetches)), 0, time.monotonic() - waited))
 
 
 def test_a_commit_holds_events_judged_with_one_state_of_knowledge() -> None:
@@ -196,10 +197,13 @@ def test_a_transaction_is_due_by_rows_and_by_seconds() -> None:
     assert by_rows.is_due
     by_rows.abort()
     assert not by_rows.is_open
-    by_age = Lander(Lake(), Settings(commit_seconds=0.05), Metrics())
+    by_age = Lander(Lake(), Settings(commit_seconds=60), Metrics())
     by_age.append(judged(judging, fetch(0, 1)))
     assert not by_age.is_due
-    asyncio.run(asyncio.sleep(0.06))
+    by_age.abort()
+    by_age.append(
+        judged(judging, fetch(0, 1), waited=60)
+    )  # from when it was read, not from when it was judged
     assert by_age.is_due
 
 

@@ -15,17 +15,15 @@ from unittest import mock
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.broker import filled
 from benchmarks.processes import machine
-from benchmarks.shipping import ship
 from benchmarks.size import Size
 from benchmarks.spread import spread
-from benchmarks.worker_run import land
-from deploy.local_kafka import LocalKafka
 from rules.rule import load_all
 from rules.suppressions import load_suppressions
 from stream import memory, replay, scan
-from stream.simulation import bench, files, shipping
-from stream.simulation.messages import Message, merged
+from stream.simulation import bench, files
+from stream.simulation.messages import merged
 
 EVENTS = {Size.QUICK: 200_000, Size.USUAL: 400_000, Size.FULL: 4_000_000}
 WARMING = 20_000  # events before anything is measured, for what only a first run costs
@@ -43,14 +41,20 @@ def run(size: Size) -> dict[str, Any]:
     taken: dict[str, list[float]] = {
         name: [] for name in ("live", "scan", "replay", "scan_reconciler", "replay_reconciler")
     }
-    with tempfile.TemporaryDirectory(prefix="sekisho-bench-") as scratch:
-        _files(Path(scratch), WARMING)
-    for _ in range(RUNS[size]):
-        with tempfile.TemporaryDirectory(prefix="sekisho-bench-") as scratch:
-            folder = Path(scratch)
-            taken["live"].append(_live(folder / "live", events))
+    made = bench.build()
+    stream = (message for block in made.blocks(events) for message in merged(block))
+    with (
+        tempfile.TemporaryDirectory(prefix="sekisho-bench-") as scratch,
+        filled(PARTITIONS, made.references(), stream) as broker,
+    ):
+        folders = {number: Path(scratch) / f"{number}" for number in (WARMING, 0, events)}
+        for number, folder in folders.items():
+            files.write(bench.build().messages(number), folder)
+        _files(folders[WARMING])
+        for _ in range(RUNS[size]):
+            taken["live"].append(broker.land().cpu_us_per_event)
             # what the papers alone take is taken off: live, they are there beforehand
-            papers, all_of_it = _files(folder / "papers", 0), _files(folder / "all", events)
+            papers, all_of_it = _files(folders[0]), _files(folders[events])
             for name, before, after in zip(("scan", "replay"), papers, all_of_it, strict=True):
                 taken[name].append((after[0] - before[0]) / events * 1e6)
                 taken[f"{name}_reconciler"].append((after[1] - before[1]) / events * 1e6)
@@ -85,31 +89,16 @@ def show(results: Mapping[str, Any]) -> None:
         print(f"{name}: {ratio:.2f} times the live rate per core, without the reconciler (aim: {AIM})")
 
 
-def _live(folder: Path, events: int) -> float:
-    made = bench.build()
-    folder.mkdir()
-    with LocalKafka() as kafka:
-        shipping.prepare({"bootstrap_servers": [kafka.bootstrap]}, PARTITIONS)
-        _say(f"shipping and landing {events:,} events")
-        references = ship(kafka.bootstrap, made.references())
-        land(kafka.bootstrap, folder, references, 0, PARTITIONS)
-        ship(kafka.bootstrap, _events(made, events))
-        return land(kafka.bootstrap, folder, references + events, references, PARTITIONS).cpu_us_per_event
-
-
-def _events(made: bench.Bench, events: int) -> Iterator[Message]:
-    return (message for block in made.blocks(events) for message in merged(block))
-
-
-def _files(folder: Path, events: int) -> tuple[Split, Split]:
-    """What it takes to scan the papers and these events, and to replay the lake."""
+def _files(folder: Path) -> tuple[Split, Split]:
+    """What it takes to scan the files of a folder, and to replay the lake."""
     memory.tune()  # as the commands do
-    files.write(bench.build().messages(events), folder / "in")
-    _say(f"scanning and replaying {events:,} events")
-    with _timed(scan) as scanned:
-        scan.scan(folder / "in", folder / "lake", load_all())
-    with _timed(replay) as replayed:
-        replay.replay(folder / "lake", folder / "again", load_all(), load_suppressions())
+    _say(f"scanning and replaying {folder.name} events and their papers")
+    with tempfile.TemporaryDirectory(prefix="sekisho-bench-") as scratch:
+        lake = Path(scratch) / "lake"
+        with _timed(scan) as scanned:
+            scan.scan(folder, lake, load_all())
+        with _timed(replay) as replayed:
+            replay.replay(lake, Path(scratch) / "again", load_all(), load_suppressions())
     return (scanned[0], scanned[1]), (replayed[0], replayed[1])
 
 

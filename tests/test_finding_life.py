@@ -122,6 +122,19 @@ def test_a_firing_ends_by_what_its_rule_is_judged_by_and_by_nothing_else(
     assert history[-1][0].split()[-2] in ("withdrawn", "superseded")
 
 
+def test_a_conflict_of_another_id_with_the_same_subject_goes_on(every: list[Rule]) -> None:
+    """Nothing is escaped in a subject: source `a`, id `b|event:e` reads as source `a|event:b`, id `e`."""
+    subject = "source:a|event:b|event:e2"
+    both = [Firing(CONFLICT, subject, n, t=5, source=source) for n, source in ((1, "a"), (2, "a|event:b"))]
+    events, history = life(every, (Step(both), 1), (Step(ids=[("a|event:b", "e2")]), 1), (Step(), 10))
+    assert events == [
+        [f"{subject} 1 provisional", f"{subject} 2 provisional"],
+        [f"{subject} 2 withdrawn"],
+        [f"{subject} 1 confirmed"],
+    ]
+    assert history[-1] == [f"{subject} 3 confirmed 1"]
+
+
 def test_nothing_takes_a_rejection_back(every: list[Rule]) -> None:
     found = Step([Firing(REJECTED, "topic:t|reason:not_json", 1, at_once=True)])
     judged = Step(row=[1], chain=[1], ids=[("s", "e1")], subject=[(REJECTED, "topic:t|reason:not_json")])

@@ -166,8 +166,10 @@ def replace(con: duckdb.DuckDBPyConnection) -> None:
         for judged in ("row", "chain"):
             if has_rows(con, f"judged_{judged}"):
                 con.execute(_CEASE.format(judged=judged))
-        if by_subject:
+        if has_rows(con, "judged_subject"):
             con.execute(_CEASE_SUBJECTS)
+        if has_rows(con, "judged_id"):
+            con.execute(_CEASE_IDS)
         con.execute(_RENEW)
         if has_rows(con, "judged_party"):
             con.execute(_PARTIES)
@@ -212,9 +214,18 @@ WHERE holds AND rowid IN (
     SEMI JOIN (FROM finding_rule WHERE judged = '{{judged}}') USING (rule_id))
 """
 
-_CEASE_SUBJECTS = """
-UPDATE firing SET holds = false WHERE holds AND finding_id IN (SELECT finding_id FROM firing_subject)
+_CEASE_SUBJECTS = f"""
+UPDATE firing SET holds = false WHERE holds AND finding_id IN (
+  SELECT {ID} FROM judged_subject SEMI JOIN (FROM finding_rule WHERE judged = 'subject') USING (rule_id))
 """
+
+_CEASE_IDS = """
+UPDATE firing SET holds = false
+WHERE holds AND rowid IN (
+  SELECT f.rowid FROM firing f SEMI JOIN judged_id USING (source, event_id)
+    SEMI JOIN (FROM finding_rule WHERE judged = 'id') USING (rule_id))
+"""
+"""By the ids of the events: nothing is escaped in a subject, so that several ids can have one."""
 
 _RENEW = """
 UPDATE firing SET holds = true, due = d.due, at_once = d.at_once, source = d.source, event_id = d.event_id,

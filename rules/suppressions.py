@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from rules.rule import ROOT, SUPPRESSIONS, RuleError
 
 _TEXTS = ("rule", "subject", "owner", "reason")
@@ -69,6 +72,17 @@ def in_force(suppressions: Sequence[Suppression], at: int) -> list[tuple[str, st
     """(rule id, subject, whether it is only the beginning of one) of those that count at a wall time (µs)."""
     counting = {(one.rule, one.subject) for one in suppressions if one.in_force(at)}
     return sorted((rule, subject.removesuffix("*"), subject.endswith("*")) for rule, subject in counting)
+
+
+def suppressed(
+    suppressions: Sequence[Suppression], rule_ids: pa.Array, subjects: pa.Array, at: int
+) -> pa.BooleanArray:
+    """Which findings, each a rule and a subject, are suppressed at a wall time (µs)."""
+    found = pa.repeat(False, len(rule_ids))
+    for rule, subject, is_beginning in in_force(suppressions, at):
+        about = pc.starts_with(subjects, subject) if is_beginning else pc.equal(subjects, subject)
+        found = pc.or_(found, pc.and_(pc.equal(rule_ids, rule), about))
+    return found
 
 
 def problems(root: Path, rule_ids: Collection[str], today: date) -> Iterator[tuple[Path, str]]:

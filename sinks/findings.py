@@ -87,7 +87,7 @@ def _row(events: list[Row]) -> Row:
             {name: event[name] for name in ("topic", "partition", "offset", "event_id")}
             for event in events[:EVIDENCE]
         ],
-        "suppressed": False,  # which the reconciler decides
+        "suppressed": False,  # or it would not be published
     }
 
 

@@ -11,7 +11,10 @@ import pyarrow.compute as pc
 from rules.judge import Judge
 from rules.pipeline import Landing, admit_references, admit_ticks, judge_events
 from rules.references import References
+from rules.rule import Status
+from rules.suppressions import Suppression, suppressed
 from schemas.events import EVENTS
+from schemas.record import TIME
 from schemas.reference import REFERENCES
 from schemas.ticks import TICK
 from sinks import findings
@@ -56,10 +59,18 @@ class Judged:
 class Judging:
     """Holds the reference index and the rules. One call at a time, from any thread."""
 
-    def __init__(self, judge: Judge, topic_ids: Mapping[str, str | None]) -> None:
+    def __init__(
+        self,
+        judge: Judge,
+        topic_ids: Mapping[str, str | None],
+        suppressions: Sequence[Suppression] = (),
+    ) -> None:
         self.references = References(judge.columns)
         self._judge = judge
         self._topic_ids = topic_ids
+        self._suppressions = suppressions
+        experimental = [rule.id for rule in judge.rules.values() if rule.status is Status.EXPERIMENTAL]
+        self._experimental = pa.array(experimental, pa.string())
         self._published: OrderedDict[str, None] = OrderedDict()
 
     def learn(self, fetches: Iterable[Fetch]) -> None:
@@ -102,7 +113,7 @@ class Judging:
     def _messages(
         self, landings: Iterable[Landing], known: Mapping[Partition, int]
     ) -> list[findings.Message]:
-        """The findings that fired for the first time, as far as is remembered."""
+        """The findings to be told of that fired for the first time, as far as is remembered."""
         now = datetime.now(UTC)
         fresh: list[findings.Message] = []
         for landing in landings:
@@ -110,11 +121,17 @@ class Judging:
             new = [name for name in ids.dictionary.to_pylist() if name not in self._published]
             if new:
                 firings = landing.findings.filter(pc.is_in(ids, pa.array(new, pa.string())))
-                fresh += findings.messages(firings, known, now)
+                fresh += findings.messages(firings.filter(self._told(firings, now)), known, now)
                 self._published.update(dict.fromkeys(new))
         while len(self._published) > REMEMBERED:
             self._published.popitem(last=False)
         return fresh
+
+    def _told(self, firings: pa.RecordBatch, now: datetime) -> pa.BooleanArray:
+        """Which firings are published at once: not those of experimental rules, nor suppressed ones."""
+        rule_ids = firings["rule_id"]
+        hidden = suppressed(self._suppressions, rule_ids, firings["subject"], pa.scalar(now, TIME).value)
+        return pc.invert(pc.or_(hidden, pc.is_in(rule_ids, self._experimental)))
 
 
 def _ranges(fetches: Iterable[Fetch]) -> dict[Partition, tuple[int, int]]:

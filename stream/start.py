@@ -17,6 +17,7 @@ from kafka.errors import KafkaError
 
 from rules.judge import Judge
 from rules.rule import load_all
+from rules.suppressions import load_suppressions
 from schemas.errors import SekishoError
 from schemas.loops import loops
 from schemas.reference import REFERENCES
@@ -49,7 +50,7 @@ def run(settings: Settings) -> None:
         lake = Lake.open(settings.lake)
         rules = load_all()
         metrics = Metrics((rule.id, rule.severity) for rule in rules)
-        judging = Judging(Judge(rules), topic_ids)
+        judging = Judging(Judge(rules), topic_ids, load_suppressions())
         lander = Lander(lake, settings, metrics)
         known.load(judging.references, lake, lander.offsets())
         gc.freeze()

@@ -93,17 +93,17 @@ class Transaction:
         except BaseException:
             self.abort()
             raise
+        # From here on the log may name the files, however landing ends: no abort may find them.
+        written, self._open = self._open, {}
         try:
             self._lake.land(batch)
         except Conflict:
-            self.abort()
+            _discard(written.values())
             raise
-        # Any other failure leaves the files: the log may already name them.
 
     def abort(self) -> None:
-        """Drops the batch and removes its files."""
-        for file in self._open.values():
-            file.discard()
+        """Drops the batch and removes its files, but for those that a failed commit may have landed."""
+        _discard(self._open.values())
         self._open = {}
 
     def _file(self, table: str) -> TableFile:
@@ -135,6 +135,11 @@ class Transaction:
             missing[topic, number] -= end - start
         wrong = {partition: count for partition, count in missing.items() if count}
         assert not wrong, f"offsets neither landed nor declared holes (or twice): {wrong}"
+
+
+def _discard(files: Iterable[TableFile]) -> None:
+    for file in files:
+        file.discard()
 
 
 class _Span:

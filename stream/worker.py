@@ -208,8 +208,6 @@ class Worker:
                     await self._step()
                     continue
                 except Conflict:
-                    # at once: whoever has the turn next must not land what follows on the batch that is lost
-                    self._intake.stop()
                     await self._drop()
             await self._app.consumer.perform_seek()
 
@@ -291,6 +289,9 @@ class Worker:
                 await self._drop()
 
     async def _drop(self) -> None:
+        """Let go of what has not landed, to be read again after a seek."""
+        # At once, before anybody else has a turn: what follows must not land on what is lost.
+        self._intake.stop()
         self._intake.clear()
         while self._landings:
             with contextlib.suppress(Conflict):

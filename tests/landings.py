@@ -10,6 +10,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from rules.pipeline import Landing
+from schemas.errors import SekishoError
 from schemas.events import ACCESS, ALLOCATION
 from schemas.record import Record
 from schemas.reference import PARTY
@@ -126,7 +127,7 @@ def _finding(record: Record, partition: int, offset: int) -> Row:
 
 
 def land(lake: Lake, *landings: Landing, at: datetime = AT) -> None:
-    """Lands all in one batch; the ranges are those of the rows."""
+    """Lands all in one batch, as a worker does; the ranges are those of the rows."""
     transaction = lake.begin(at)
     ranges: dict[Partition, tuple[int, int]] = {}
     for one in landings:
@@ -135,7 +136,11 @@ def land(lake: Lake, *landings: Landing, at: datetime = AT) -> None:
             partition = (row["topic"], row["partition"])
             start, end = ranges.get(partition, (row["offset"], row["offset"]))
             ranges[partition] = (min(start, row["offset"]), max(end, row["offset"] + 1))
-    transaction.commit(ranges, {})
+    try:
+        transaction.commit(ranges, {})
+    except SekishoError:
+        transaction.abort()
+        raise
 
 
 def mixed(start: int, end: int) -> tuple[Landing, Landing, Landing]:

@@ -12,9 +12,11 @@ import pytest
 
 from schemas.errors import SekishoError
 from schemas.events import ACCESS
+from sinks import log
+from sinks.durable import write_new
 from sinks.lake import Lake
 from sinks.views import connect
-from tests.landings import check_whole, land, landing, mixed, places, scan
+from tests.landings import TABLES, check_whole, land, landing, mixed, places, scan
 
 
 def cut_in_half(content: bytes) -> bytes:
@@ -144,6 +146,27 @@ def test_a_full_disk_is_one_line_and_landing_goes_on_once_there_is_space(small_d
         (end,) = set(lake.offsets().values())
         check_whole(small_disk / "lake", end)
     assert end > 10, "with space again it landed"
+
+
+@pytest.mark.parametrize("entry", TABLES)
+def test_a_disk_that_fails_at_an_entry_costs_no_file_that_a_log_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str
+) -> None:
+    """The entry may have its name when its folder's fsync fails; so nothing may be removed from then on."""
+    lake = Lake.open(tmp_path)
+
+    def write(path: Path, content: bytes) -> bool:
+        done = write_new(path, content)
+        if path.parts[-3] == entry:
+            raise SekishoError("the disk fails")
+        return done
+
+    monkeypatch.setattr(log, "write_new", write)
+    with pytest.raises(SekishoError, match="the disk fails"):
+        land(lake, *mixed(0, 10))
+    monkeypatch.undo()
+    assert set(Lake.open(tmp_path).offsets().values()) == {10}
+    check_whole(tmp_path, 10)
 
 
 def test_a_file_size_limit_is_one_line_too(tmp_path: Path) -> None:

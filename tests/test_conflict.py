@@ -1,0 +1,95 @@
+"""What a worker lets go of when another has landed what it holds, without a broker."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+
+from rules.judge import Judge
+from schemas.events import ACCESS
+from sinks.lake import Lake
+from sinks.metrics import Metrics
+from stream.fetches import Fetch
+from stream.judging import Judging
+from stream.landing import Lander
+from stream.record_batches import from_rows
+from stream.settings import Settings
+from stream.worker import Worker
+from tests.landings import land, landing, places, scan
+
+
+class Publisher:
+    """Takes everything."""
+
+    def put(self, messages: object) -> None:
+        pass
+
+    async def flush(self) -> None:
+        pass
+
+
+def fetch(partition: int, start: int, end: int, epoch: int = 1) -> Fetch:
+    records = from_rows((offset, 0, None, None, b"{}") for offset in range(start, end))
+    return Fetch("custody.access", partition, start, end, records, epoch)
+
+
+def with_worker(folder: Path, act: Callable[[Worker], Coroutine[Any, Any, None]]) -> None:
+    """Lets `act` play a worker that has been assigned two partitions that nobody has landed."""
+
+    async def run() -> None:
+        settings, metrics = Settings(lake=folder, metrics="off"), Metrics()
+        worker = Worker(
+            settings, Judging(Judge([]), {}), Lander(Lake.open(folder), settings, metrics), metrics
+        )
+        worker._publisher = Publisher()  # type: ignore[assignment]
+        both = [TopicPartition("custody.access", number) for number in (0, 1)]
+        worker.begin(1, await worker.positions(dict.fromkeys(both, 0), dict.fromkeys(both, 500)))
+        await act(worker)
+
+    asyncio.run(run())
+
+
+def landed(folder: Path) -> list[tuple[str, int, int]]:
+    return places(scan(folder, "raw"))
+
+
+async def put(worker: Worker, *fetches: Fetch) -> None:
+    for each in fetches:
+        await worker._intake.put(each)
+
+
+def test_nothing_lands_on_what_a_flush_has_lost(tmp_path: Path) -> None:
+    """A worker that was frozen beyond its session: partition 0 has another owner, who has landed it."""
+
+    async def act(worker: Worker) -> None:
+        await put(worker, fetch(0, 0, 100), fetch(1, 0, 100))
+        land(Lake.open(tmp_path), landing(ACCESS, {0: range(100)}))
+        await worker._on_revoked()
+        await put(worker, fetch(1, 100, 200))  # was on its way to the agent already
+        await worker._flush()
+
+    with_worker(tmp_path, act)
+    assert Lake.open(tmp_path).offsets() == {("custody.access", 0): 100}
+    assert landed(tmp_path) == [("custody.access", 0, offset) for offset in range(100)]
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_nothing_lands_on_what_a_seek_has_dropped(tmp_path: Path, ends: bool) -> None:
+    """Between dropping and the new epoch an agent may hand over more; a worker that ends gets no new one."""
+
+    async def act(worker: Worker) -> None:
+        await put(worker, fetch(0, 0, 100))
+        if ends:
+            worker.stop()
+        async with worker.seeking():
+            await put(worker, fetch(0, 100, 200))
+            worker.begin(2, {})
+        await put(worker, fetch(0, 200, 300))
+        await put(worker, fetch(0, 0, 50, epoch=2))
+        await worker._finish()
+
+    with_worker(tmp_path, act)
+    assert landed(tmp_path) == [("custody.access", 0, offset) for offset in range(0 if ends else 50)]

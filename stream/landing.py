@@ -91,13 +91,20 @@ class Lander:
         if self._transaction is None:
             return {}
         began = time.monotonic()
-        self._transaction.commit(self._ranges, self._known, self._holes)
+        ranges = {partition: span for partition, span in self._ranges.items() if span[0] != span[1]}
+        waiting = [hole for hole in self._holes if hole[:2] not in ranges]
+        holes = [hole for hole in self._holes if hole[:2] in ranges]
+        self._transaction.commit(ranges, self._known, holes)
         self._metrics.commit(time.monotonic() - began)
         self._metrics.committed(time.time())
-        ends = {partition: end for partition, (_, end) in self._ranges.items()}
+        ends = {partition: end for partition, (_, end) in ranges.items()}
         self.landed.update(ends)
         self._count()
         self._reset()
+        self._holes = (
+            waiting  # a log given up as a whole, of which no record has come yet: noted with the first
+        )
+        self._ranges = {(topic, number): (start, end) for topic, number, start, end in waiting}
         return ends
 
     def _count(self) -> None:

@@ -13,7 +13,7 @@ from stream.settings import Settings
 
 ROOM = 1  # batches that may wait before agents do, and to be written before the next is judged
 FEW = 0.02  # of `batch_rows`; a batch below costs more in queries than in records,
-PATIENCE = 10.0  # so it may wait this many times as long
+PATIENCE = 1.0  # so it may wait for so many seconds
 
 
 class Intake:
@@ -100,7 +100,7 @@ class Intake:
         if self._is_full:
             return 0.0
         few = self._rows < FEW * self._settings.batch_rows
-        return self._settings.batch_ms / 1000 * (PATIENCE if few else 1.0)
+        return max(self._settings.batch_ms / 1000, PATIENCE if few else 0.0)
 
     @property
     def _is_crowded(self) -> bool:

@@ -110,6 +110,7 @@ class Worker:
             await self._end
             await self._finish()
         finally:
+            self.stop()  # what ends from here on is meant to
             self._intake.stop()
             for task in tasks:
                 task.cancel()
@@ -129,6 +130,9 @@ class Worker:
         async def guarded() -> None:
             try:
                 await work
+            except asyncio.CancelledError:  # aiokafka can let one go, and nobody would do the task's work
+                self.failed(SekishoError("a part of the worker was cancelled; start the worker again"))
+                raise
             except Exception as error:
                 self.failed(error)
 

@@ -3,12 +3,14 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rules.judge import Judge
 from schemas.errors import SekishoError
+from sinks.lake import Lake as LakeOnDisk
 from sinks.metrics import Metrics
 from stream.fetches import Fetch, to_arrow
 from stream.judging import Batch, Judged, Judging, extend
@@ -113,13 +115,16 @@ def test_a_batch_is_due_by_rows_or_by_time() -> None:
 
 def test_a_batch_of_few_records_may_wait_longer() -> None:
     async def run() -> None:
-        found = intake(settings=Settings(batch_rows=250, batch_ms=1000))
+        found = intake(settings=Settings(batch_rows=250, batch_ms=500))
         await found.put(fetch(0, 4))
-        assert 1.0 < (found.due_in() or 0) <= PATIENCE
+        assert 0.5 < (found.due_in() or 0) <= PATIENCE
         found.wake.clear()
         await found.put(fetch(4, 1))
-        assert 0 < (found.due_in() or 0) <= 1.0
+        assert 0 < (found.due_in() or 0) <= 0.5
         assert found.wake.is_set()
+        patient = intake(settings=Settings(batch_rows=250, batch_ms=2000))
+        await patient.put(fetch(0, 4))
+        assert 1.5 < (patient.due_in() or 0) <= 2.0, "no longer than asked, where more is asked"
 
     asyncio.run(run())
 
@@ -186,6 +191,19 @@ def test_a_commit_holds_events_judged_with_one_state_of_knowledge() -> None:
     lander.append(judged(judging, fetch(1, 1, place=OTHER)))
     assert not lander.must_commit_before(judged(judging, fetch(2, 2)))  # no events in it yet
     assert lake.committed == [({PLACE: (0, 2)}, {}, [])]
+
+
+def test_a_log_that_was_given_up_is_noted_with_the_first_records_after_it(tmp_path: Path) -> None:
+    lake = LakeOnDisk.open(tmp_path)
+    lander = Lander(lake, KEPT, Metrics())
+    judging = Judging(Judge([]), {})
+    lander.append(judged(judging, Fetch(*PLACE, 5, 5)))
+    assert lander.commit() == {}, "nothing has come yet"
+    lander.append(judged(judging, fetch(0, 1, place=("custody.access", 1))))
+    assert lander.commit() == {("custody.access", 1): 1}
+    lander.append(judged(judging, fetch(5, 1)))
+    assert lander.commit() == {PLACE: 6}
+    assert [commit.batch.holes for commit in lake.commits(0)] == [[], [(*PLACE, 5, 5)]]
 
 
 def test_a_transaction_is_due_by_rows_and_by_seconds() -> None:

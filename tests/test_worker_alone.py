@@ -1,4 +1,4 @@
-"""What a worker lets go of when another has landed what it holds, without a broker."""
+"""What a worker does without a broker: lets go of what another has landed, ends when a part of it does."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -9,6 +9,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from rules.judge import Judge
+from schemas.errors import SekishoError
 from schemas.events import ACCESS
 from sinks.lake import Lake
 from sinks.metrics import Metrics
@@ -93,3 +94,27 @@ def test_nothing_lands_on_what_a_seek_has_dropped(tmp_path: Path, ends: bool) ->
 
     with_worker(tmp_path, act)
     assert landed(tmp_path) == [("custody.access", 0, offset) for offset in range(0 if ends else 50)]
+
+
+def test_a_part_that_is_cancelled_ends_the_worker(tmp_path: Path) -> None:
+    async def leaks() -> None:
+        raise asyncio.CancelledError
+
+    async def act(worker: Worker) -> None:
+        await asyncio.wait({worker._task(leaks())})
+        with pytest.raises(SekishoError, match="cancelled; start the worker again"):
+            await worker._end
+
+    with_worker(tmp_path, act)
+
+
+def test_a_part_that_is_cancelled_at_the_end_is_meant_to_be(tmp_path: Path) -> None:
+    async def act(worker: Worker) -> None:
+        task = worker._task(asyncio.sleep(60))
+        await asyncio.sleep(0)
+        worker.stop()
+        task.cancel()
+        await asyncio.wait({task})
+        await worker._end  # and nothing is raised
+
+    with_worker(tmp_path, act)

@@ -174,13 +174,16 @@ def load(
     options: Mapping[str, Any] | None = None,
     config: Path | None = None,
     environment: Mapping[str, str] = os.environ,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Settings:
     """Settings from options (None is not given), else the environment, else the file, else the defaults.
 
-    Raises UsageError that names the setting and where it came from.
+    `defaults` are the command's own, before those of `Settings`. Raises UsageError that names the setting and
+    where it came from.
     """
     file = config or (Path(environment[f"{PREFIX}CONFIG"]) if environment.get(f"{PREFIX}CONFIG") else None)
-    values = {name: _parse(name, value, f"{name} in {file}") for name, value in _read(file).items()}
+    values = {**defaults}
+    values |= {name: _parse(name, value, f"{name} in {file}") for name, value in _read(file).items()}
     for name in FIELDS:
         variable = f"{PREFIX}{name.upper()}"
         if environment.get(variable):
@@ -248,17 +251,17 @@ def _number(kind: Any, value: Any, least: float, where: str) -> int | float:
 
 
 def options(
-    names: Collection[str] = tuple(FIELDS), shown: Mapping[str, str] = MappingProxyType({})
+    names: Collection[str] = tuple(FIELDS), defaults: Mapping[str, str] = MappingProxyType({})
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a click command one option for each of these settings that is no secret, and `--config`.
 
-    `shown` are defaults that the command replaces by its own, as its help shall tell them.
+    `defaults` as for `load`: what the help tells.
     """
 
     def give(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, item in reversed(FIELDS.items()):
             if name in names and not item.metadata.get("secret"):
-                command = _option(name, item, shown.get(name))(command)
+                command = _option(name, item, defaults.get(name))(command)
         about = "TOML file of settings, with _ for - in their names; secrets go there or in the environment."
         return click.option("--config", type=click.Path(path_type=Path), help=about)(command)
 

@@ -7,6 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from schemas.errors import UsageError
+from stream import start_reconciler
+from stream.commands import reconciler
 from stream.settings import FIELDS, Settings, connection, load, options
 
 
@@ -97,6 +99,20 @@ def test_options_reach_the_settings() -> None:
     assert isinstance(settings, Settings)
     assert settings.batch_rows == 7
     assert settings.accepted_holes == {("t", 0), ("t", 1)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "served"),
+    [([], 9465), (["--metrics", "127.0.0.1:9464"], 9464), (["--metrics", "127.0.0.1:0"], 0)],
+)
+def test_a_reconciler_serves_metrics_where_it_is_told(
+    arguments: list[str], served: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Settings] = []
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(start_reconciler, "run", lambda settings, *_: seen.append(settings))
+    assert CliRunner().invoke(reconciler.command, arguments, catch_exceptions=False).exit_code == 0
+    assert seen[0].metrics_address == ("127.0.0.1", served)
 
 
 def test_clients_get_the_same_connection(monkeypatch: pytest.MonkeyPatch) -> None:

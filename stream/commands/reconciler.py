@@ -1,6 +1,5 @@
 """`sekisho reconciler`: find what takes more than one record, or the passing of time."""
 
-import dataclasses
 import signal
 import sys
 from pathlib import Path
@@ -10,9 +9,10 @@ import click
 
 from schemas.errors import UsageError
 from sinks.metrics import DEFAULT_HOST, DEFAULT_PORT
-from stream.settings import FIELDS, load, options
+from stream.settings import load, options
 
 METRICS = f"{DEFAULT_HOST}:{DEFAULT_PORT + 1}"  # a worker may run beside it
+DEFAULTS = {"metrics": METRICS}
 NAMES = (
     *("brokers", "lake", "security_protocol", "sasl_mechanism", "sasl_username"),
     *("ssl_ca", "ssl_certificate", "ssl_key", "metrics", "broker_away_seconds", "partitions", "log"),
@@ -20,7 +20,7 @@ NAMES = (
 
 
 @click.command("reconciler")
-@options(NAMES, {"metrics": METRICS})
+@options(NAMES, DEFAULTS)
 @click.option(
     "--state",
     type=click.Path(path_type=Path),
@@ -38,15 +38,13 @@ def command(config: Path | None, state: Path | None, tick_seconds: float, **give
 
     One reconciler of a lake is active; start more, and they stand by and take over. What it has worked out
     can be made again from the lake at any time. It reads Kafka for nothing but the ends of the event topics,
-    and writes ticks to custody.tick and changes of findings to custody.findings. Options are also variables
-    and names in the --config file, as with the worker. SIGTERM settles what has landed and exits 0.
+    and writes ticks to custody.tick and changes of findings to custody.findings. All options but --state and
+    --tick-seconds are also variables and names in the --config file, as with the worker. SIGTERM settles what
+    has landed and exits 0.
     """
     if not 0 <= tick_seconds < float("inf"):
         raise UsageError(f"--tick-seconds: {tick_seconds} is not a number of seconds, or 0")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # nothing has been done yet
     from stream.start_reconciler import run
 
-    settings = load(given, config)
-    if settings.metrics == FIELDS["metrics"].default:
-        settings = dataclasses.replace(settings, metrics=METRICS)
-    run(settings, state, tick_seconds)
+    run(load(given, config, defaults=DEFAULTS), state, tick_seconds)

@@ -37,7 +37,8 @@ class Problem:
 def lint(root: Path = ROOT, today: date = date.min) -> list[Problem]:
     """Every defect of the rules under `root`, its lock and its suppressions; empty if all is sound.
 
-    Timelines are not run. A suppression that has expired before `today` (UTC) is a defect.
+    Timelines are not run. A suppression that has expired before `today` (UTC) is a defect. Raises UsageError:
+    there are no rules.
     """
     known = load_citations(root)
     lock = root / PATH.name

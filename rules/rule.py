@@ -19,7 +19,7 @@ import orjson
 
 from rules import vocabulary
 from rules.parameters import Parameter, read_parameter
-from schemas.errors import SekishoError
+from schemas.errors import SekishoError, UsageError
 from schemas.events import EVENTS
 
 ROOT = Path(__file__).parent
@@ -171,6 +171,7 @@ def load_all(root: Path = ROOT) -> tuple[Rule, ...]:
 
     Raises:
         RuleError: a file cannot be used, or two files hold one id.
+        UsageError: the folder is not there, or holds no rule.
     """
     rules = sorted((load(path) for path in paths(root)), key=lambda rule: rule.id)
     for one, other in pairwise(rules):
@@ -180,8 +181,11 @@ def load_all(root: Path = ROOT) -> tuple[Rule, ...]:
 
 
 def paths(root: Path = ROOT) -> list[Path]:
-    """The rule files under `root`, sorted."""
-    return sorted(path for path in root.glob("*/*.toml") if path.parent.name != SUPPRESSIONS)
+    """The rule files under `root`, sorted. Raises UsageError: the folder is not there, or holds none."""
+    found = sorted(path for path in root.glob("*/*.toml") if path.parent.name != SUPPRESSIONS)
+    if not found:
+        raise UsageError(f"{root} holds no rules; give a folder that holds <link>/<rule id>.toml")
+    return found
 
 
 def _rule(reader: "_Reader", path: Path) -> Rule:

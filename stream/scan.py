@@ -16,7 +16,7 @@ from rules.reconciler.given import Clock, StepOutput
 from rules.reconciler.step import Reconciler
 from rules.references import References
 from rules.rule import Rule
-from rules.suppressions import Suppression, load_suppressions
+from rules.suppressions import Suppression
 from schemas.errors import SekishoError, UsageError
 from schemas.events import EVENTS
 from schemas.record import TIME, Record
@@ -76,6 +76,7 @@ def scan(
     rules: Sequence[Rule],
     until: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
+    suppressions: Sequence[Suppression] = (),
 ) -> Summary:
     """Judge the NDJSON files of `source` into a new lake, and conclude what takes more than one record.
 
@@ -101,7 +102,7 @@ def scan(
             size += file.stat().st_size
             _land_file(file, record, target, references, judge, until, summary, progress)
     del references
-    summary.conclude(conclude(target, rules, load_suppressions(), size, until))
+    summary.conclude(conclude(target, rules, suppressions, size, until))
     return summary
 
 

@@ -19,6 +19,7 @@ import click
 from faust.auth import SASLCredentials, SSLCredentials
 from faust.types.auth import CredentialsT
 
+from rules.rule import ROOT
 from schemas.errors import UsageError
 from sinks.metrics import DEFAULT_HOST, DEFAULT_PORT
 
@@ -30,7 +31,10 @@ MIB = 1 << 20
 
 
 def _setting(default: Any, help: str, **more: Any) -> Any:
-    """A field with its help text; `least` bounds numbers, `choices` texts, a `secret` is never an option."""
+    """A field with its help text; `least` bounds numbers, `choices` texts, a `secret` is never an option.
+
+    `shown` is what the help says of the default.
+    """
     secret = bool(more.get("secret"))
     return field(default=default, repr=not secret, metadata={"help": help, **more})
 
@@ -42,6 +46,9 @@ class Settings:
     brokers: str = _setting("127.0.0.1:9092", "Kafka brokers to start from, as host:port,host:port.")
     lake: Path = _setting(  # noqa: RUF009
         Path("lake"), "Folder of the lake; created where it is missing."
+    )
+    rules: Path = _setting(  # noqa: RUF009
+        ROOT, "Folder of the rules and suppressions.", shown="those built in"
     )
     group: str = _setting("sekisho", "Consumer group that shares the partitions.")
     instance_id: str = _setting(
@@ -269,7 +276,8 @@ def options(
 
 
 def _option(name: str, item: Any, default: str | None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    shown: Any = default or (item.default if item.default not in ("", ()) else None)
+    own = item.metadata.get("shown", item.default)
+    shown: Any = default or (own if own not in ("", ()) else None)
     choices: Sequence[str] | None = item.metadata.get("choices")
     return click.option(
         f"--{name.replace('_', '-')}",

@@ -41,6 +41,7 @@ def run(settings: Settings) -> None:
 
     Raises SekishoError when it cannot start, or cannot go on.
     """
+    rules, suppressions = load_all(settings.rules), load_suppressions(settings.rules)
     logging.basicConfig(level=settings.log, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     memory.tune()
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -48,9 +49,8 @@ def run(settings: Settings) -> None:
     with _alone(settings):
         topic_ids = topics(settings)
         lake = Lake.open(settings.lake)
-        rules = load_all()
         metrics = Metrics((rule.id, rule.severity) for rule in rules)
-        judging = Judging(Judge(rules), topic_ids, load_suppressions())
+        judging = Judging(Judge(rules), topic_ids, suppressions)
         lander = Lander(lake, settings, metrics)
         known.load(judging.references, lake, lander.offsets())
         gc.freeze()

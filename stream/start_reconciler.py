@@ -4,12 +4,16 @@ import asyncio
 import contextlib
 import logging
 import signal
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from aiokafka.errors import KafkaError as AIOKafkaError
 
+from rules.judge import Judge
 from rules.reconciler.step import Reconciler
-from rules.rule import Status, load_all
+from rules.reconciler.views import compile_all
+from rules.rule import Rule, Status, load_all
 from rules.suppressions import load_suppressions
 from schemas.errors import SekishoError
 from schemas.events import EVENTS
@@ -30,23 +34,29 @@ def run(settings: Settings, state: Path | None, tick_seconds: float) -> None:
 
     Raises SekishoError when it cannot start, or cannot go on.
     """
+    rules, suppressions = load_all(settings.rules), load_suppressions(settings.rules)
+    compile_all(rules)  # a state that cannot be opened is thrown away: a rule must not be why
+    make = partial(Reconciler, rules=rules, suppressions=suppressions, judge=Judge(rules))
     logging.basicConfig(level=settings.log, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     memory.tune()
     existing_topics(settings, [*EVENTS, FINDINGS, *([TICK] if tick_seconds else [])])
     lake = Lake.open(settings.lake)
     with claim(lake.path, state) as folder, contextlib.closing(ActiveLock(lake.path)) as lock:
-        _run(settings, lake, folder, lock, tick_seconds)
+        _run(settings, lake, folder, lock, tick_seconds, rules, make)
 
 
-def _run(settings: Settings, lake: Lake, folder: StateFolder, lock: ActiveLock, tick_seconds: float) -> None:
-    rules = load_all()
-    suppressions = load_suppressions()
+def _run(
+    settings: Settings,
+    lake: Lake,
+    folder: StateFolder,
+    lock: ActiveLock,
+    tick_seconds: float,
+    rules: Sequence[Rule],
+    make: Callable[[Path], Reconciler],
+) -> None:
     settled = lake.settled()
     step, version = (settled.step, settled.raw_version) if settled else (0, 0)
-    engine = folder.open(
-        lambda path: Reconciler(path, rules, suppressions),
-        lambda engine: engine.settled_step <= step and engine.position <= version,
-    )
+    engine = folder.open(make, lambda engine: engine.settled_step <= step and engine.position <= version)
     experimental = [rule.id for rule in rules if rule.status is Status.EXPERIMENTAL]
     with contextlib.closing(Reconciling(lake, engine, experimental)) as reconciling:
         known.load(engine.references, lake, lake.offsets())  # a state that has covered commits needs them

@@ -70,6 +70,7 @@ def test_it_is_in_force_to_the_end_of_its_last_day() -> None:
 )
 def test_a_fault_is_one_line_that_names_the_file(tmp_path: Path, old: str, new: str, says: str) -> None:
     assert old in FILE
+    write(tmp_path, RULE)
     path = suppress(tmp_path, FILE.replace(old, new, 1))
     with pytest.raises(RuleError) as caught:
         load_suppressions(tmp_path)

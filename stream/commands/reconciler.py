@@ -14,7 +14,7 @@ from stream.settings import load, options
 METRICS = f"{DEFAULT_HOST}:{DEFAULT_PORT + 1}"  # a worker may run beside it
 DEFAULTS = {"metrics": METRICS}
 NAMES = (
-    *("brokers", "lake", "security_protocol", "sasl_mechanism", "sasl_username"),
+    *("brokers", "lake", "rules", "security_protocol", "sasl_mechanism", "sasl_username"),
     *("ssl_ca", "ssl_certificate", "ssl_key", "metrics", "broker_away_seconds", "partitions", "log"),
 )
 

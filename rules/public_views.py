@@ -161,3 +161,15 @@ VIEWS: Mapping[str, View] = {
     ),
     "rejected": View("scope_rejected", {**_plain("scope_rejected"), "topic": "topic"}, _ALL),
 }
+
+SILENT, HOLE = "gap.source.silent", "gap.source.sequence_hole"
+CONFLICT, REJECTED = "gap.source.id_conflict", "gap.source.rejected"
+
+CORE: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "sequence_gap": (HOLE, ("source", "first")),
+    "silence": (SILENT, ("source", "since")),
+    "same_id": (CONFLICT, ("source", "event")),
+    "rejected": (REJECTED, ("topic", "reason")),
+}
+"""View → id and subject of the one rule over it: what was judged again is known by these (`firings`), so that
+another rule's findings would never be withdrawn."""

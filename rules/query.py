@@ -7,7 +7,7 @@ from functools import cache
 import duckdb
 
 from rules import subjects, vocabulary
-from rules.public_views import TABLES, VIEWS
+from rules.public_views import CORE, TABLES, VIEWS
 from rules.query_shape import Shape, shape
 from rules.rule import Kind, Rule, RuleError, Status
 from rules.vocabulary import ConditionError
@@ -41,6 +41,7 @@ def compile_rule(rule: Rule) -> Query:
     try:
         sql = _with_parameters(rule)
         read = shape(sql)
+        _check_core(rule, read.judged)
         _check_streams(rule, read)
         return Query(rule, VIEWS[read.judged].table, _statement(rule, sql, read))
     except (ConditionError, subjects.SubjectError) as error:
@@ -78,6 +79,16 @@ def _with_parameters(rule: Rule) -> str:
             )
         out.append(f"({literals[text[1:]]})" if kind == "parameter" else " " if kind == "space" else text)
     return "".join(out).strip()
+
+
+def _check_core(rule: Rule, judged: str) -> None:
+    """A view that is made for one rule is judged by that rule, and the rule judges nothing else."""
+    for view, (core, subject) in CORE.items():
+        if (view == judged or core == rule.id) and (view, core, subject) != (judged, rule.id, rule.subject):
+            raise ConditionError(
+                f"condition: {view} and {core} belong together, with the subject {', '.join(subject)}; "
+                "correct the one that differs, or judge another view by a rule of another id"
+            )
 
 
 def _check_streams(rule: Rule, read: Shape) -> None:

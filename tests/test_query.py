@@ -1,6 +1,7 @@
 """Deadline and sweep rules as SQL: what is refused, what compiles, and what the statements find."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -141,6 +142,29 @@ def test_subject_streams_and_each_must_fit(tmp_path: Path) -> None:
         query.compile_rule(rule_of(tmp_path, GOOD, subject='"party"'))
     with pytest.raises(SekishoError, match="the condition judges allocation"):
         query.compile_rule(rule_of(tmp_path, GOOD, streams='"allocation", "access"'))
+
+
+@pytest.mark.parametrize(
+    ("view", "core", "subject"),
+    [
+        ("sequence_gap", "gap.source.sequence_hole", ("source", "first")),
+        ("silence", "gap.source.silent", ("source", "since")),
+        ("same_id", "gap.source.id_conflict", ("source", "event")),
+        ("rejected", "gap.source.rejected", ("topic", "reason")),
+    ],
+)
+def test_a_view_of_one_rule_is_for_that_rule_alone(view: str, core: str, subject: tuple[str, ...]) -> None:
+    rule = RULES[core]
+    query.check(rule)
+    for wrong in (
+        replace(rule, id="gap.source.other"),
+        replace(rule, subject=subject[:1]),
+        replace(rule, condition="select event from allocated", subject=("event",), streams=("allocation",)),
+    ):
+        with pytest.raises(SekishoError) as caught:
+            query.check(wrong)
+        said = f"{view} and {core} belong together, with the subject {', '.join(subject)}"
+        assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_every_view_stands_on_its_table() -> None:

@@ -17,11 +17,9 @@ from collections.abc import Iterable
 import duckdb
 import pyarrow as pa
 
+from rules.public_views import CONFLICT, HOLE, REJECTED, SILENT
 from rules.reconciler.state import has_rows
 from rules.rule import Kind, Rule, Status
-
-SILENT, HOLE = "gap.source.silent", "gap.source.sequence_hole"
-CONFLICT, REJECTED = "gap.source.id_conflict", "gap.source.rejected"
 
 KEY = 'finding_id, topic, "partition", "offset"'
 AT = 'topic, "partition", "offset"'

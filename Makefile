@@ -47,7 +47,7 @@ bench: $(VENV)/.bench ## all benchmarks, and the chart of the README (half an ho
 bench-full: $(VENV)/.bench ## the same at full size (hours)
 	$(BIN)/python -m benchmarks.everything --full
 
-bench-%: $(VENV)/.bench ## one benchmark: peers, stages, scale, latency, workers, restart, queries, scan, reconciler
+bench-%: $(VENV)/.bench ## one benchmark: peers, stages, scale, latency, workers, restart, queries, scan, reconciler, reconciler_latency
 	$(BIN)/python -m benchmarks $*
 
 $(VENV)/.bench: setup requirements/bench.txt

@@ -39,7 +39,7 @@ BACKLOG = 600_000  # events from which the most that a worker can take is told
 PROBES = 100  # events a second that make a finding of their own
 MOST = 100_000
 SETTLE_SECONDS = 10.0  # for the worker to join its group
-KEPT_UP_SECONDS = 8.0  # by which everything has landed that was shipped: a commit is due every five
+KEPT_UP_SECONDS = 8.0  # by which everything has landed that was shipped: a commit is due every four
 DRAIN_SECONDS = 300.0
 SECONDS = {Size.QUICK: 10.0, Size.USUAL: 12.0, Size.FULL: 120.0}
 

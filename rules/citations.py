@@ -12,7 +12,7 @@ MARKS = {"C": "confirmed", "S": "secondary source", "R": "recalled, to be verifi
 
 @dataclass(frozen=True)
 class Citation:
-    """A statement by its id in the regulatory reference; `mark` is one of MARKS."""
+    """A statement that rules cite by its id; `mark` is one of MARKS."""
 
     id: str
     text: str

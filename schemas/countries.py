@@ -1,7 +1,7 @@
 """Country codes as the rules compare them, and the restricted set (`countries.json`).
 
-The set is HQSET of the regulatory reference: Country Group D:5, Macau, and Hong Kong as China. It changes by
-date, so every question carries the time it is asked for.
+The set (HQSET in the contract) is Country Group D:5, Macau, and Hong Kong as China. It changes by date, so
+every question carries the time it is asked for.
 """
 
 import json

@@ -2,6 +2,9 @@
 
 Case, spaces, hyphens and underscores make no difference, and the maker's name may be left out of a model that
 the catalogue holds: `h100-sxm` is `NVIDIA H100 SXM`. Of other models the maker's name is part of the name.
+
+The column `source` names the public repositories on GitHub that the figures come from; the newest is of
+2026-08-22, and later parts are not in it.
 """
 
 import csv
@@ -10,9 +13,6 @@ from importlib.resources import files
 import pyarrow as pa
 
 from schemas.distinct import map_distinct, map_items
-
-AS_OF = "2026-08-22"
-"""Date of the newest source behind the catalogue (regulation.md 6.2, SRC-21): later parts are not in it."""
 
 UNCONTROLLED = "none"  # the class of a part below every threshold
 UNKNOWN = "unknown"  # the class of a part whose figures are not public

@@ -66,7 +66,12 @@ class Settings:
     ssl_key_password: str = _setting("", "Password of the private key.", secret=True)
     batch_rows: int = _setting(50_000, "Judge what was read once it has this many records,", least=1)
     batch_bytes: int = _setting(32 * MIB, "… or this many bytes of values,", least=1)
-    batch_ms: int = _setting(100, "… or has waited for this many milliseconds.", least=1)
+    batch_ms: int = _setting(
+        100,
+        "… or has waited for this many milliseconds; few records (a fiftieth of --batch-rows) up to ten "
+        "times as long, but not beyond a second.",
+        least=1,
+    )
     commit_rows: int = _setting(1_000_000, "Commit to the lake once it has this many records,", least=1)
     commit_bytes: int = _setting(512 * MIB, "… or this many bytes of values,", least=1)
     commit_seconds: float = _setting(

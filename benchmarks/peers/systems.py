@@ -43,7 +43,7 @@ DONE = (
 SEKISHO_DOES = (
     "decodes strictly, keeps what it rejects",
     *DONE[1:],
-    "writes every record as it came (raw), with its digest",
+    "writes every record as it came (raw)",
     "follows the reference topics while it runs",
     "publishes findings to Kafka",
     "commits to Delta tables, synced, each record exactly once",

@@ -16,8 +16,9 @@ def _words(text: str) -> frozenset[str]:
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 DAY = 24 * 60 * MINUTE
-KH_LEFT = 1_770_076_800 * SECOND  # 2026-02-03T00:00:00Z, regulation.md CTY-04
-HQSET = _words("AF BY CD CF CN CU ER HK HT IQ IR KP LB LY MM MO NI RU SD SO SS SY VE ZW")  # regulation.md 7.3
+KH_LEFT = 1_770_076_800 * SECOND  # 2026-02-03T00:00:00Z, CTY-04 of rules/citations.toml
+# Country Group D:5 (Supplement No. 1 to 15 CFR part 740, 2026-07-23), Macau, and Hong Kong as China
+HQSET = _words("AF BY CD CF CN CU ER HK HT IQ IR KP LB LY MM MO NI RU SD SO SS SY VE ZW")
 CATALOGUE = Path(__file__).resolve().parents[2] / "schemas" / "accelerators.csv"
 
 

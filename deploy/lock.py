@@ -1,6 +1,7 @@
 """Resolve `requirements/<name>.txt` from pyproject.toml: with hashes, without index addresses.
 
-`python deploy/lock.py runtime|dev|bench`. The runtime set constrains the others.
+`python deploy/lock.py runtime|dev|bench`. The runtime set constrains the others; it has
+all that a user can run, the broker of `sekisho demo` included.
 """
 
 import subprocess

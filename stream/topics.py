@@ -10,8 +10,9 @@ from schemas.errors import SekishoError
 from schemas.events import EVENTS
 from schemas.reference import REFERENCES
 from schemas.ticks import TICK as TICK_RECORD
+from sinks import findings
 
-FINDINGS = "custody.findings"
+FINDINGS = findings.TOPIC
 TICK = TICK_RECORD.topic
 DAY_MS = 86_400_000
 

@@ -37,7 +37,6 @@ _DESIRED = pa.schema(
 )
 _SUBJECT = pa.schema([("rule_id", pa.string()), ("subject", pa.string())])
 _ID = pa.schema([("source", pa.string()), ("event_id", pa.string())])
-_PARTY = pa.schema([*COORDINATES, ("party_id", pa.string()), ("allocation_id", pa.string())])
 
 
 def rules(folder: Path) -> list[Rule]:

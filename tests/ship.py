@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -59,13 +58,3 @@ async def ship(bootstrap: str, records: Iterable[Shipped], rate: float | None = 
             await send(place)
         await asyncio.gather(*pending.values())  # type: ignore[call-overload]
     return count
-
-
-def spread(
-    records: Iterable[tuple[str, bytes | None, bytes | None, int | None]], partitions: int
-) -> Iterable[Shipped]:
-    """Deal (topic, value, key, at) records out to the partitions of their topics in turn."""
-    turns: defaultdict[str, int] = defaultdict(int)
-    for topic, value, key, at in records:
-        turns[topic] += 1
-        yield Shipped(topic, turns[topic] % partitions, value, key, at)

@@ -5,17 +5,24 @@ looked up once, and what is null is skipped first.
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 
 from benchmarks.peers.versions import Fields, References
 from schemas import models
-from schemas.countries import country, is_restricted
+from schemas.countries import RESTRICTED, country
 
 MINUTE = 60_000_000  # µs
 AHEAD, SCREENED = 5 * MINUTE, 30 * 24 * 60 * MINUTE
 
 Firing = tuple[str, str]
 """Rule id and subject."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNTIL: dict[str, int | None] = {
+    code: None if until is None else round((until - _EPOCH).total_seconds()) * 1_000_000
+    for code, until in RESTRICTED.items()
+}
 
 model_key = cache(models.model_key)
 is_controlled = cache(models.is_controlled)
@@ -77,6 +84,17 @@ def _subject(event: Fields, party: str | None) -> str:
         if event.get(name) is not None:
             return f"{prefix}:{event[name]}"
     return f"event:{event['source']}/{event['event_id']}"
+
+
+def is_restricted(code: str | None, t: int) -> bool:
+    """Whether the country is in the restricted set at `t` (UTC µs since the epoch); null is in no set."""
+    if code is None:
+        return False
+    normal = country(code)
+    if normal not in _UNTIL:
+        return False
+    until = _UNTIL[normal]
+    return until is None or t < until
 
 
 def _identity(fired: list[Firing], stream: str, event: Fields, joined: Joined, allocated: bool) -> None:

@@ -68,8 +68,8 @@ class Settings:
     batch_bytes: int = _setting(32 * MIB, "… or this many bytes of values,", least=1)
     batch_ms: int = _setting(
         100,
-        "… or has waited for this many milliseconds; few records (a fiftieth of --batch-rows) up to ten "
-        "times as long, but not beyond a second.",
+        "… or has waited for this many milliseconds; a second, where that is longer, as long as it has "
+        "fewer than a fiftieth of --batch-rows.",
         least=1,
     )
     commit_rows: int = _setting(1_000_000, "Commit to the lake once it has this many records,", least=1)

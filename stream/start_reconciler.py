@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import Callable, Sequence
@@ -60,6 +61,7 @@ def _run(
     experimental = [rule.id for rule in rules if rule.status is Status.EXPERIMENTAL]
     with contextlib.closing(Reconciling(lake, engine, experimental)) as reconciling:
         known.load(engine.references, lake, lake.offsets())  # a state that has covered commits needs them
+        gc.freeze()
         metrics = ReconcilerMetrics((rule.id, rule.severity) for rule in rules)
         address = settings.metrics_address
         served = f", metrics at http://{address[0]}:{metrics.serve(*address)}/metrics" if address else ""

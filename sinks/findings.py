@@ -1,4 +1,8 @@
-"""What is published on `custody.findings`: a finding that first fires at landing, and each later state."""
+"""What is published on `custody.findings`: a finding that first fires at landing, and each later state.
+
+In a JSON value that would be over MOST_BYTES each text over MOST_CHARACTERS is cut, and says so behind the
+cut; what the lake has under the same `finding_id` is whole.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -13,6 +17,8 @@ from schemas.tables import FINDING_HISTORY
 
 TOPIC = "custody.findings"
 EVIDENCE = 100  # events a row names; all are in finding_event
+MOST_BYTES = 1 << 19  # of a value: brokers and consumers take 1 MiB unless told otherwise
+MOST_CHARACTERS = 500
 
 Row = dict[str, Any]
 Message = tuple[bytes, bytes]
@@ -36,8 +42,7 @@ def messages(findings: pa.RecordBatch, known: Mapping[tuple[str, int], int], at:
         ],
     }
     return [
-        (finding_id.encode(), orjson.dumps(_row(events) | shared))
-        for finding_id, events in _by_finding(findings)
+        (finding_id.encode(), _bounded(_row(events) | shared)) for finding_id, events in _by_finding(findings)
     ]
 
 
@@ -47,7 +52,28 @@ def history_messages(history: pa.Table) -> list[Message]:
     The value is the row without the columns that tell of its landing (`step`, `ingested_at`).
     """
     rows: list[Row] = history.select(_PUBLISHED.names).cast(_PUBLISHED).to_pylist()
-    return [(row["finding_id"].encode(), orjson.dumps(_plain(row))) for row in rows]
+    return [(row["finding_id"].encode(), _bounded(_plain(row))) for row in rows]
+
+
+def smallest(value: bytes) -> bytes:
+    """A published value without `evidence` and `known`, with short texts: for a topic that takes no more."""
+    return orjson.dumps(_cut(orjson.loads(value) | {"evidence": [], "known": None}, 100))
+
+
+def _bounded(row: Row) -> bytes:
+    value = orjson.dumps(row)
+    return value if len(value) <= MOST_BYTES else orjson.dumps(_cut(row, MOST_CHARACTERS))
+
+
+def _cut(value: Any, most: int) -> Any:
+    """The same with each text in it cut that has more than so many characters."""
+    if isinstance(value, dict):
+        return {name: _cut(each, most) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_cut(each, most) for each in value]
+    if isinstance(value, str) and len(value) > most:
+        return value[:most] + "… (cut; whole in the lake)"
+    return value
 
 
 def _plain(row: Row) -> Row:

@@ -1,18 +1,26 @@
 """Publishing findings: sent as soon as they fire, acknowledged before the commit that they belong to."""
 
 import asyncio
+import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+)
 from aiokafka.partitioner import DefaultPartitioner
 
 from schemas.errors import SekishoError
-from sinks.findings import TOPIC, Message
+from sinks.findings import TOPIC, Message, smallest
 from stream.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.5
 MOST_IN_FLIGHT = 1000
@@ -22,7 +30,10 @@ _partition_of = DefaultPartitioner()
 
 
 class Publisher:
-    """A producer with a queue of its own, so that judging does not wait for the findings topic."""
+    """A producer with a queue of its own, so that judging does not wait for the findings topic.
+
+    A message that is too large for the topic is sent in its smallest form, and left out if that is too large.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -31,6 +42,7 @@ class Publisher:
         self._put = 0  # messages so far
         self._taken = 0  # how many of the first of them have been acknowledged
         self._progress = asyncio.Event()
+        self._batch_bytes = BATCH_BYTES
         self._producer = AIOKafkaProducer(**settings.aiokafka(), acks="all", max_batch_size=BATCH_BYTES)
 
     async def start(self) -> None:
@@ -92,19 +104,34 @@ class Publisher:
         results = await asyncio.gather(*(sent for _, sent in pending), return_exceptions=True)
         refused = []
         for (those, _), error in zip(pending, results, strict=True):
-            if isinstance(error, KafkaError) and error.retriable:
+            if isinstance(error, MessageSizeTooLargeError | RecordListTooLargeError):
+                refused += self._smaller(those)
+            elif isinstance(error, KafkaError) and error.retriable:
                 refused += those
             elif isinstance(error, BaseException):
                 raise SekishoError(f"{TOPIC} refuses findings: {error}; see sekisho doctor") from error
         return refused
 
+    def _smaller(self, those: list[Message]) -> list[Message]:
+        """What to send instead of a batch that is too large for the topic."""
+        if len(those) > 1:
+            self._batch_bytes = min(self._batch_bytes, _size(those) // 2)
+            return those
+        key, value = those[0]
+        short = smallest(value)
+        fate = "not published" if short == value else "published shortened"
+        _log.warning("a finding is too large for %s and is %s; allow it larger messages", TOPIC, fate)
+        return [] if short == value else [(key, short)]
+
     def _batches(self, messages: Iterable[Message]) -> Iterator[tuple[Any, list[Message]]]:
         """Record batches and what is in each: a fifth of the time that sending one by one takes."""
-        batch, those = self._producer.create_batch(), list[Message]()
+        batch, those, size = self._producer.create_batch(), list[Message](), 0
         for key, value in messages:
-            if batch.append(key=key, value=value, timestamp=None) is None:
+            size += len(key) + len(value)
+            is_full = those and size > self._batch_bytes
+            if is_full or batch.append(key=key, value=value, timestamp=None) is None:
                 yield batch, those
-                batch, those = self._producer.create_batch(), []
+                batch, those, size = self._producer.create_batch(), [], len(key) + len(value)
                 batch.append(key=key, value=value, timestamp=None)
             those.append((key, value))
         yield batch, those
@@ -122,6 +149,10 @@ class Publisher:
                 if time.monotonic() - answered > limit:
                     raise away(self._settings) from None
             await asyncio.sleep(pause)
+
+
+def _size(messages: Iterable[Message]) -> int:
+    return sum(len(key) + len(value) for key, value in messages)
 
 
 def _by_partition(messages: Iterable[Message], partitions: list[int]) -> dict[int, list[Message]]:

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from schemas.tables import FINDING_EVENT
-from sinks.findings import history_messages, messages
+from sinks.findings import MOST_BYTES, history_messages, messages, smallest
 from tests.landings import START, batch
 from tests.settling import history, table
 
@@ -123,3 +123,37 @@ def test_rows_read_back_from_the_lake_are_published_alike() -> None:
     rows = table("finding_history", [history("f", 1)])
     stamped = rows.append_column("step", pa.array([1])).append_column("ingested_at", pa.array([AT]))
     assert history_messages(stamped) == history_messages(rows)
+
+
+def test_a_value_that_would_be_too_large_has_its_texts_cut_and_keeps_its_shape() -> None:
+    rows = [
+        event(n, event_id=f"e{n}" + "y" * 20_000, subject="principal:" + "x" * 600_000) for n in range(100)
+    ]
+    ((key, value),) = messages(batch(rows, FINDING_EVENT), KNOWN, AT)
+    found = json.loads(value)
+    assert key == b"f" * 32 and len(value) <= MOST_BYTES
+    assert found["subject"] == "principal:" + "x" * 490 + "… (cut; whole in the lake)"
+    assert [place["offset"] for place in found["evidence"]] == list(range(100))
+    assert found["evidence"][7]["event_id"] == "e7" + "y" * 498 + "… (cut; whole in the lake)"
+    (plain,) = published(event(1)).values()
+    assert (found["finding_id"], found["known"], found["events"]) == ("f" * 32, plain["known"], 100)
+    assert set(found) == set(plain)
+
+
+def test_a_row_of_the_history_is_bounded_alike_whatever_its_characters() -> None:
+    evidence = [{"topic": "t", "partition": 0, "offset": n, "event_id": "\x01" * 9_000} for n in range(100)]
+    row = history("f", 1, evidence=evidence, message="\x01" * 99_999)
+    ((_, value),) = history_messages(table("finding_history", [row]))
+    assert len(value) <= MOST_BYTES
+    assert json.loads(value)["message"] == "\x01" * 500 + "… (cut; whole in the lake)"
+
+
+def test_the_smallest_value_says_which_finding_it_is_and_no_more_than_fits_anywhere() -> None:
+    ((_, value),) = messages(batch([event(1, message="m" * 999)], FINDING_EVENT), KNOWN, AT)
+    found, small = json.loads(value), json.loads(smallest(value))
+    assert small == found | {
+        "message": "m" * 100 + "… (cut; whole in the lake)",
+        "evidence": [],
+        "known": None,
+    }
+    assert smallest(smallest(value)) == smallest(value)

@@ -4,10 +4,16 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 
+import orjson
 import pytest
-from aiokafka.errors import NotLeaderForPartitionError, TopicAuthorizationFailedError
+from aiokafka.errors import (
+    MessageSizeTooLargeError,
+    NotLeaderForPartitionError,
+    TopicAuthorizationFailedError,
+)
 
 from schemas.errors import SekishoError
+from sinks.findings import smallest
 from stream import publish
 from stream.publish import Publisher
 from stream.settings import Settings
@@ -138,3 +144,42 @@ def test_an_error_that_will_not_pass_is_said() -> None:
             await task
 
     asyncio.run(run())
+
+
+def test_a_batch_that_is_too_large_is_sent_in_smaller_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "RETRY_SECONDS", 0.0)
+
+    async def run() -> None:
+        async with running() as (publisher, producer):
+            publisher.put(messages("aabc"))
+            await settle()
+            producer.sent[0][1].set_exception(MessageSizeTooLargeError())
+            await settle()
+            assert [values for values, _ in producer.sent[1:]] == [[b"a", b"a"], [b"b", b"c"]]
+
+    asyncio.run(run())
+
+
+def test_a_message_that_is_too_large_is_shortened_and_at_last_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(publish, "RETRY_SECONDS", 0.0)
+    large = orjson.dumps({"subject": "s" * 999, "evidence": [1], "known": []})
+
+    async def run() -> None:
+        async with running() as (publisher, producer):
+            publisher.put([(b"a", large)])
+            flushed = asyncio.create_task(publisher.flush())
+            await settle()
+            producer.sent[0][1].set_exception(MessageSizeTooLargeError())
+            await settle()
+            assert producer.sent[1][0] == [smallest(large)] and len(smallest(large)) < 200
+            producer.sent[1][1].set_exception(MessageSizeTooLargeError())
+            await settle()
+            assert flushed.done() and len(producer.sent) == 2
+
+    asyncio.run(run())
+    assert [record.getMessage() for record in caplog.records if record.name == "stream.publish"] == [
+        "a finding is too large for custody.findings and is published shortened; allow it larger messages",
+        "a finding is too large for custody.findings and is not published; allow it larger messages",
+    ]

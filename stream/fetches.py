@@ -17,16 +17,18 @@ from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.memory_records import MemoryRecords
 
+from schemas.errors import SekishoError
 from schemas.json_guards import Ints
 from schemas.record import TIME
 from schemas.tables import FETCHED
-from stream.record_batches import NO_RECORDS, Kept, Records, fast, first_offset, read, unread
+from stream.record_batches import NO_RECORDS, Kept, Records, fast, first_offset, read, uncompressed, unread
 
 FETCHER_HOOKS = {
     "PartitionRecords": "(tp, records, aborted_transactions, fetch_offset, key_deserializer, "
     "value_deserializer, check_crcs, isolation_level)",
     "MemoryRecords": None,  # a built-in class: no signature to compare
 }
+MOST_BYTES = 1 << 26  # uncompressed, of one fetch and its last batch
 _LATEST_MS = 253_402_300_799_999  # the last millisecond of the year 9999
 _UpstreamRecords: Any = fetcher.PartitionRecords
 
@@ -105,7 +107,10 @@ class KeptRecords:
 
 
 class ColumnRecords(_UpstreamRecords):
-    """aiokafka's PartitionRecords that yields one `Fetch` for all of a partition's record batches."""
+    """aiokafka's PartitionRecords that yields one `Fetch` for a partition's record batches.
+
+    Batches behind MOST_BYTES are left to the next fetch. Raises SekishoError at one that cannot be unpacked.
+    """
 
     next_fetch_offset: int
 
@@ -114,19 +119,31 @@ class ColumnRecords(_UpstreamRecords):
             yield from super()._unpack_records()
             return
         start = self.next_fetch_offset
-        kept = []
-        while self._records.has_next():
+        kept: list[Kept] = []
+        size = 0
+        while size < MOST_BYTES and self._records.has_next():
             batch = self._records.next_batch()
             if self._check_crcs and not batch.validate_crc():
                 raise CorruptRecordException(f"Invalid CRC - {self._tp}")
             if not self._is_skipped(batch):
-                kept.append(Kept(batch, self._records.batch_bytes))
+                kept.append(self._uncompressed(batch))
+                size += len(kept[-1].data)
             # A batch keeps its last offset when compaction removed the last record.
             self.next_fetch_offset = batch.next_offset
         fetch = Fetch(self._tp.topic, self._tp.partition, start, self.next_fetch_offset, unread(kept))
         if len(fetch) and first_offset(fetch.records) < start:
             fetch.drop_below(start)  # a batch comes whole even if only its end was asked for
         yield fetch
+
+    def _uncompressed(self, batch: Any) -> Kept:
+        try:
+            return uncompressed(Kept(batch, self._records.batch_bytes))
+        except ValueError as error:
+            name = f"{self._tp.topic}:{self._tp.partition}"
+            raise SekishoError(
+                f"{name}: the record batch at offset {batch.base_offset} cannot be unpacked: {error}; delete "
+                f"what is below {batch.next_offset} from the topic and start with --accept-hole {name}"
+            ) from error
 
     def _is_skipped(self, batch: Any) -> bool:
         """Control batches, and aborted transactions where the consumer reads committed records only."""

@@ -14,12 +14,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 from aiokafka.errors import CorruptRecordException
-from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.record.util import decode_varint
 
+from schemas.errors import SekishoError
 from schemas.json_guards import Bytes, Ints
 from schemas.loops import loops
 from schemas.tables import HEADERS
+from stream.unpacking import unpacked
 
 Headers = list[tuple[str, bytes | None]]
 Row = tuple[int, int | None, bytes | None, Headers | None, bytes | None]
@@ -44,6 +46,8 @@ _MAGIC, _CODEC, _COUNT = 16, 22, 57  # places in a batch's header
 _SINCE_KIP_98 = 2  # of _MAGIC
 _CODECS = 7  # the bits of _CODEC that name one
 _SMALLEST = 7  # bytes of a record
+_HEADER = _DefaultRecordBatchPy.HEADER_STRUCT.size
+_MOST = (1 << 31) - 1  # bytes read at once: the columns' offsets have 32 bits
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,23 @@ class Kept:
     data: memoryview
 
 
+def uncompressed(kept: Kept) -> Kept:
+    """The same batch with its records as they were before they were compressed.
+
+    Raises ValueError where they cannot be had, or are larger than can be taken.
+    """
+    codec = kept.data[_CODEC] & _CODECS
+    if kept.data[_MAGIC] < _SINCE_KIP_98 or not codec:
+        return kept
+    data = bytearray(kept.data[:_HEADER]) + unpacked(codec, kept.data[_HEADER:])
+    data[_CODEC] &= ~_CODECS
+    return Kept(DefaultRecordBatch(data), memoryview(data))
+
+
 class Unread:
     """Record batches whose records are still to be read; as many and as large as their headers say."""
 
-    def __init__(self, batches: Sequence[memoryview | bytes]) -> None:
+    def __init__(self, batches: Sequence[memoryview]) -> None:
         """`batches` are uncompressed and as KIP-98 says."""
         self.batches = batches
         self.num_rows = sum(struct.unpack_from(">I", batch, _COUNT)[0] for batch in batches)
@@ -69,7 +86,7 @@ Records: TypeAlias = pa.RecordBatch | Unread
 
 
 def unread(batches: Sequence[Kept]) -> Records:
-    """Their records, which are read only where there is no fast way.
+    """The records of `uncompressed` batches, which are read only where there is no fast way.
 
     Raises CorruptRecordException where the bytes are no record batch.
     """
@@ -78,15 +95,18 @@ def unread(batches: Sequence[Kept]) -> Records:
     with _corruption():
         if fast() is None or any(kept.data[_MAGIC] < _SINCE_KIP_98 for kept in batches):
             return from_rows(itertools.chain.from_iterable(map(_rows, batches)))
-        return Unread([_uncompressed(kept.data) for kept in batches])
+        return Unread([kept.data for kept in batches])
 
 
 def read(parts: Iterable[Records]) -> pa.RecordBatch:
     """All records, in order; what is unread at one go.
 
-    Raises CorruptRecordException where the bytes are no record batch.
+    Raises CorruptRecordException where the bytes are no record batch, SekishoError where they are 2 GiB.
     """
     found: list[pa.RecordBatch] = []
+    parts = list(parts)
+    if sum(part.nbytes for part in parts) > _MOST:
+        raise SekishoError("2 GiB of records would be judged at once: set batch-bytes lower")
     for group in (list(group) for _, group in itertools.groupby(parts, type)):
         batches = [batch for part in group if isinstance(part, Unread) for batch in part.batches]
         with _corruption():
@@ -128,15 +148,7 @@ def from_rows(rows: Iterable[Row]) -> pa.RecordBatch:
 # The fast way
 
 
-def _uncompressed(batch: memoryview) -> memoryview | bytes:
-    if not batch[_CODEC] & _CODECS:
-        return batch
-    whole = _DefaultRecordBatchPy(batch)
-    iter(whole)  # decompresses
-    return bytes(batch[: whole.HEADER_STRUCT.size]) + whole._buffer[whole._pos :]
-
-
-def _scanned(batches: Sequence[memoryview | bytes]) -> pa.RecordBatch:
+def _scanned(batches: Sequence[memoryview]) -> pa.RecordBatch:
     whole = Unread(batches)
     if whole.num_rows * _SMALLEST > whole.nbytes:
         raise ValueError(f"{whole.num_rows} records announced in {whole.nbytes} bytes")
@@ -152,9 +164,9 @@ def _scanned(batches: Sequence[memoryview | bytes]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=RECORDS)
 
 
-def _pieces(batches: Sequence[memoryview | bytes]) -> Iterator[list[memoryview | bytes]]:
+def _pieces(batches: Sequence[memoryview]) -> Iterator[list[memoryview]]:
     """Some of the batches at a time, of PIECE bytes or one."""
-    piece: list[memoryview | bytes] = []
+    piece: list[memoryview] = []
     size = 0
     for batch in batches:
         if piece and size + len(batch) > PIECE:
@@ -208,7 +220,7 @@ def _rows(kept: Kept) -> Sequence[Row]:
     except (UnicodeDecodeError, CorruptRecordException):
         # aiokafka gives up on a header key that is not UTF-8; its checksum has been verified
         rows = list(_decoded(kept.data))
-    if not rows and len(kept.data) > _DefaultRecordBatchPy.HEADER_STRUCT.size:
+    if not rows and len(kept.data) > _HEADER:
         raise ValueError("no records announced, and yet there are some")
     return rows
 
@@ -216,8 +228,7 @@ def _rows(kept: Kept) -> Sequence[Row]:
 def _decoded(batch: memoryview) -> Iterator[Row]:
     """The records of a batch that aiokafka cannot read."""
     whole = _DefaultRecordBatchPy(batch)
-    iter(whole)  # decompresses
-    data, at = bytes(whole._buffer), whole._pos
+    data, at = bytes(batch), _HEADER
     for _ in range(whole._num_records):
         length, at = decode_varint(data, at)
         end = at + length

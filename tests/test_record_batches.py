@@ -15,9 +15,10 @@ from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.structs import TopicPartition
 from hypothesis import example, given
 
-from stream import record_batches
+from schemas.errors import SekishoError
+from stream import fetches, record_batches, unpacking
 from stream.fetches import COLUMNS, ColumnRecords, KeptRecords
-from stream.record_batches import NO_RECORDS, Headers, Kept, read, unread
+from stream.record_batches import NO_RECORDS, Headers, Kept, read, uncompressed, unread
 
 CODECS = NO_CODEC, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 HEADER = 61  # bytes before a batch's records
@@ -52,7 +53,14 @@ def kept(data: bytes) -> list[Kept]:
 
 
 def columns(batches: Sequence[Kept]) -> pa.RecordBatch:
-    return read([unread(batches)])
+    return read([unread([uncompressed(batch) for batch in batches])])
+
+
+def fetcher_of(data: bytes, start: int) -> ColumnRecords:
+    partition = TopicPartition("t", 0)
+    return ColumnRecords(
+        partition, KeptRecords(data), None, start, COLUMNS, None, True, fetcher.READ_COMMITTED
+    )
 
 
 @pytest.fixture(params=["numba", "plain"], autouse=True)
@@ -113,9 +121,7 @@ def test_what_lies_before_the_offset_asked_for_is_left_out(magic: int) -> None:
         data = bytes(builder.build())
     else:
         data = written((NO_CODEC, [(33, None, b"%d" % offset, []) for offset in range(3)]), first=0)
-    (found,) = ColumnRecords(
-        TopicPartition("t", 0), KeptRecords(data), None, 1, COLUMNS, None, True, fetcher.READ_COMMITTED
-    )
+    (found,) = fetcher_of(data, 1)
     assert (found.start, found.end, found.holes) == (1, 3, [])
     assert read([found.records])["value"].to_pylist() == [b"1", b"2"]
 
@@ -130,6 +136,32 @@ def test_a_batch_that_compaction_has_emptied_holds_no_records() -> None:
 def test_a_header_key_that_is_not_utf8_is_escaped() -> None:
     batch = written((NO_CODEC, [(5, None, b"v", [("zz", b"1")])])).replace(b"zz", b"\xff\xfe")
     assert columns(kept(batch))["headers"].to_pylist() == [[{"key": r"\xff\xfe", "value": b"1"}]]
+
+
+@pytest.mark.parametrize("codec", [GZIP, SNAPPY, LZ4, ZSTD])
+def test_a_batch_that_takes_too_much_room_is_told_with_its_place(
+    codec: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unpacking, "MOST_BYTES", 1 << 20)
+    data = written((NO_CODEC, [(5, None, b"v", [])]), (codec, [(5, None, b"0" * (1 << 20), [])] * 2))
+    with pytest.raises(SekishoError, match=r"t:0: the record batch at offset 8 .* below 10 .*-hole t:0"):
+        next(fetcher_of(data, 7))
+
+
+def test_what_takes_much_room_comes_in_several_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetches, "MOST_BYTES", 3000)
+    batch: tuple[int, list[Sent]] = ZSTD, [(5, None, b"0" * 1000, [])]
+    records = fetcher_of(written(*[batch] * 5), 7)
+    assert [(fetch.start, fetch.end, len(fetch)) for fetch in records] == [(7, 10, 3)]
+    assert records.next_fetch_offset == 10
+
+
+def test_more_than_columns_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = unread(kept(written((NO_CODEC, [(5, None, b"v", [])]))))
+    monkeypatch.setattr(record_batches, "_MOST", 2 * part.nbytes)
+    assert read([part, part]).num_rows == 2
+    with pytest.raises(SekishoError, match="batch-bytes"):
+        read([part, part, part])
 
 
 @given(batches)

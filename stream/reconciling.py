@@ -102,7 +102,8 @@ class Reconciling:
         after, until = self._engine.position, settled.raw_version
         self.skim(takewhile(lambda commit: commit.version <= until, self._lake.commits(after)), at)
         for findings in absorbed(self._lake, self._engine.settled_step, settled.step):
-            self._engine.absorb(findings.events, findings.history, findings.step, findings.clock)
+            with self._taken_back_on_error():
+                self._engine.absorb(findings.events, findings.history, findings.step, findings.clock)
         return settled
 
     def skim(self, commits: Iterable[Commit], at: datetime) -> "Skimmed":
@@ -114,7 +115,7 @@ class Reconciling:
             given = replace(read_step(group), clock=Clock(None, None))
             with self._taken_back_on_error():
                 output = self._engine.step(given, settle=False, at=at)
-            self._engine.commit()
+                self._engine.commit()
             skimmed.add(given, output)
         return skimmed
 
@@ -181,7 +182,7 @@ class Reconciling:
                 "coverage": output.coverage,
             }
             self._lake.settle(settled, tables, at)
-        self._engine.commit(step)
+            self._engine.commit(step)
         return output
 
     def last_history(self) -> pa.Table:
@@ -195,19 +196,34 @@ class Reconciling:
 
     @contextmanager
     def _taken_back_on_error(self) -> Iterator[None]:
-        """Undo the step where something in the block fails; a full disk or memory is told plainly."""
-        try:
-            yield
-        except BaseException as error:
-            with suppress(duckdb.Error):  # what failed may have ended the transaction
-                self._engine.rollback()
-            if isinstance(error, duckdb.OperationalError | OSError):  # the index of events is in plain files
-                line = str(error).partition("\n")[0]
-                raise SekishoError(
-                    f"the reconciler's state cannot be kept: {line}; free disk or memory and start again, "
-                    "nothing is lost"
-                ) from error
+        """Undo the step where something in the block fails."""
+        with told_of_state():
+            try:
+                yield
+            except BaseException:
+                with suppress(duckdb.Error):  # what failed may have ended the transaction
+                    self._engine.rollback()
+                raise
+
+
+@contextmanager
+def told_of_state() -> Iterator[None]:
+    """Turns a full disk or memory in the block into a SekishoError; damage stays what it is."""
+    try:
+        yield
+    except (duckdb.OperationalError, duckdb.FatalException, OSError) as error:  # some of it is in plain files
+        if is_damage(error):
             raise
+        line = str(error).partition("\n")[0]
+        raise SekishoError(
+            f"the reconciler's state cannot be kept: {line}; free disk or memory and start again, "
+            "nothing is lost"
+        ) from error
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether the state's file is not what was written to it."""
+    return isinstance(error, duckdb.Error) and "Corrupt" in str(error)
 
 
 def _latest(duplicates: Sequence[pa.Table]) -> pa.Table:

@@ -3,12 +3,14 @@
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import duckdb
 import pyarrow as pa
 import pytest
 
 from rules.reconciler.given import Clock, StepInput, StepOutput
+from rules.reconciler.step import Reconciler
 from schemas.errors import SekishoError
 from schemas.events import ACCESS
 from sinks.lake import Conflict, Lake
@@ -144,6 +146,34 @@ def test_a_full_disk_is_told_in_one_line_and_the_step_taken_back(failure: Except
         turn(Reconciling(lake, engine))
     assert engine.position == 0
     assert lake.settled() is None
+
+
+@pytest.mark.parametrize("kind", [duckdb.TransactionException, duckdb.FatalException])
+@pytest.mark.parametrize("settled", [True, False])
+def test_a_disk_that_is_full_when_a_step_is_kept_is_told_too(
+    settled: bool, kind: type[duckdb.Error], tmp_path: Path
+) -> None:
+    class Full(FakeEngine):
+        def commit(self, settled_step: int | None = None) -> None:
+            raise kind("Failed to commit: no space left")
+
+    lake = Lake.open(tmp_path)
+    add(lake, 0, 10)
+    if not settled:  # the step is then followed, or taken in silently
+        turn(Reconciling(lake, FakeEngine()))
+    engine = Full()
+    with pytest.raises(SekishoError, match=r"no space left; free disk"):
+        turn(Reconciling(lake, engine)) if settled else Reconciling(lake, engine).follow(AT)
+    assert engine.position == 0
+
+
+def test_a_rollback_that_fails_lets_go_what_is_in_memory_all_the_same() -> None:
+    engine = Reconciler(None, [])
+    engine._coverage._held = Mock()
+    with pytest.raises(duckdb.Error):  # nothing was begun
+        engine.rollback()
+    assert engine._coverage._held is None
+    engine.close()
 
 
 def test_partitions_with_unread_records_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,8 +141,10 @@ class Reconciler:
 
     def rollback(self) -> None:
         """Takes the step back; versions learned stay known, which does no harm."""
-        self._con.execute("ROLLBACK")
-        self._coverage.forget()
+        try:
+            self._con.execute("ROLLBACK")
+        finally:  # it fails where the step's own failure has rolled it back
+            self._coverage.forget()
 
     def absorb(self, events: pa.Table, history: pa.Table, step: int, clock: Clock) -> None:
         """Takes what the lake says of findings as put out already: up to `step`, which had come to `clock`.

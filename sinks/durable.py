@@ -39,6 +39,17 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def sync_tree(folder: Path) -> None:
+    """Makes `folder` durable with the files and folders in it."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with told(path), path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            sync_folder(path)
+    sync_folder(folder)
+
+
 def make_folder(folder: Path) -> None:
     """Creates `folder` and its parents where they are missing, durably."""
     if folder.is_dir():

@@ -59,7 +59,10 @@ def _run(
     step, version = (settled.step, settled.raw_version) if settled else (0, 0)
     engine = folder.open(make, lambda engine: engine.settled_step <= step and engine.position <= version)
     experimental = [rule.id for rule in rules if rule.status is Status.EXPERIMENTAL]
-    with contextlib.closing(Reconciling(lake, engine, experimental)) as reconciling:
+    with (
+        folder.watched(),
+        contextlib.closing(Reconciling(lake, engine, experimental)) as reconciling,
+    ):
         known.load(engine.references, lake, lake.offsets())  # a state that has covered commits needs them
         gc.freeze()
         metrics = ReconcilerMetrics((rule.id, rule.severity) for rule in rules)

@@ -10,22 +10,26 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import duckdb
 from deltalake import DeltaTable
 
 from schemas.errors import SekishoError
-from sinks.durable import make_folder, told
-from stream.reconciling import Engine
+from sinks.durable import make_folder, sync_folder, sync_tree, told
+from stream.reconciling import Engine, is_damage, told_of_state
 
 FOLDER = "_reconciler"
 MOST = 16  # reconcilers with a folder of their own on one lake
 KEPT = 2  # snapshots
+STALE_SECONDS = 3600.0  # age of a draft of a snapshot that nobody writes any more
 _MARK = "lake"  # file in a state that names the lake it is of
+_DAMAGED = "damaged"  # file in a state that is not to be used again, nor snapshots of it
 
 E = TypeVar("E", bound=Engine)
 
@@ -44,25 +48,45 @@ class StateFolder:
 
         A state that cannot be opened, is another lake's, or is not fit is thrown away.
         """
-        for source in (None, *self._snapshot_folders()):
+        self._tidy()
+        is_damaged = (self._state / _DAMAGED).exists()
+        for source in () if is_damaged else (None, *self._snapshot_folders()):
             if source is not None:
                 self._clear()
                 with contextlib.suppress(OSError):
                     _copy(source, self._state)
-            engine = self._opened(make)
+            engine = self._opened(make, is_fit)
             if engine is not None:
-                if is_fit(engine):
-                    return engine
-                engine.close()
+                return engine
         self._clear()
         make_folder(self._state)
         with told(self._state):
             (self._state / _MARK).write_text(self._lake_id)
         return make(self._state)
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Marks the state where it turns out to be damaged in the block: the next `open` makes it anew.
+
+        Raises SekishoError then; snapshots are not used, which may have been made of it.
+        """
+        try:
+            yield
+        except duckdb.Error as error:
+            if not is_damage(error):
+                raise
+            with contextlib.suppress(OSError):
+                (self._state / _DAMAGED).touch()
+            line = str(error).partition("\n")[0]
+            raise SekishoError(
+                f"{self._state} is damaged: {line}; check the disk and start again, which makes it anew "
+                "from the lake"
+            ) from error
+
     def snapshot(self, engine: Engine) -> None:
         """Copy the state as it is between two steps; a later `open` may start from it."""
-        engine.checkpoint()
+        with told_of_state():
+            engine.checkpoint()
         draft = self._snapshots / f".{uuid.uuid4().hex}"
         final = self._snapshots / f"snapshot-{engine.position:020}"
         if final.exists():
@@ -70,17 +94,30 @@ class StateFolder:
         try:
             with told(draft):
                 _copy(self._state, draft)
+                sync_tree(draft)
                 draft.rename(final)
+                sync_folder(self._snapshots)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         for old in self._snapshot_folders()[KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def _opened(self, make: Callable[[Path], E]) -> E | None:
-        with contextlib.suppress(OSError, SekishoError):
+    def _opened(self, make: Callable[[Path], E], is_fit: Callable[[E], bool]) -> E | None:
+        """The engine on the state as it is, None where that is of no use."""
+        with contextlib.suppress(OSError, SekishoError, duckdb.Error):
             if (self._state / _MARK).read_text() == self._lake_id:
-                return make(self._state)
+                engine = make(self._state)
+                if is_fit(engine):
+                    return engine
+                engine.close()
         return None
+
+    def _tidy(self) -> None:
+        """Removes what reconcilers that were killed have left of snapshots."""
+        for draft in self._snapshots.glob(".*"):
+            with contextlib.suppress(OSError):
+                if time.time() - draft.stat().st_ctime > STALE_SECONDS:
+                    shutil.rmtree(draft, ignore_errors=True)
 
     def _snapshot_folders(self) -> list[Path]:
         return sorted(self._snapshots.glob("snapshot-*"), reverse=True)

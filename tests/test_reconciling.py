@@ -1,5 +1,6 @@
 """Lake, engine, lake: whatever is interrupted between the two, every step is settled once."""
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from schemas.events import ACCESS
 from sinks.lake import Conflict, Lake
 from sinks.views import connect
 from stream import reconciling as module
+from stream import state_folder
 from stream.reconciling import Halted, Reconciling
 from stream.state_folder import ActiveLock, claim
 from tests.fake_engine import RULE, FakeEngine
@@ -291,7 +293,8 @@ def test_a_state_of_another_lake_is_thrown_away(tmp_path: Path) -> None:
             turn(Reconciling(lake, engine))
 
 
-def test_a_state_that_cannot_be_read_is_made_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failure", [SekishoError("broken"), duckdb.Error("Corrupt database file")])
+def test_a_state_that_cannot_be_read_is_made_anew(failure: Exception, tmp_path: Path) -> None:
     lake = Lake.open(tmp_path / "lake")
     add(lake, 0, 10)
     made = []
@@ -299,13 +302,89 @@ def test_a_state_that_cannot_be_read_is_made_anew(tmp_path: Path) -> None:
     def make(folder: Path) -> FakeEngine:
         made.append(folder)
         if (folder / "state.json").exists():
-            raise SekishoError("broken")
+            raise failure
         return FakeEngine(folder)
 
     with claim(lake.path) as folder:
         turn(Reconciling(lake, folder.open(make, fit)))
         assert folder.open(make, fit).position == 0
     assert len(made) == 3
+
+
+def test_a_state_that_turns_out_to_be_damaged_is_made_anew_from_the_lake_alone(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path / "lake")
+    add(lake, 0, 10)
+    with claim(lake.path) as folder:
+        engine = folder.open(FakeEngine, fit)
+        turn(Reconciling(lake, engine))
+        folder.snapshot(engine)
+        with (
+            pytest.raises(SekishoError, match=r"state is damaged: Corrupt database file; .*"),
+            folder.watched(),
+        ):
+            raise duckdb.Error("Corrupt database file\nat length")
+        again = folder.open(FakeEngine, fit)
+        assert again.position == 0
+        Reconciling(lake, again).follow(AT)
+        with pytest.raises(duckdb.BinderException), folder.watched():
+            raise duckdb.BinderException("a bug")
+        assert folder.open(FakeEngine, fit).position == 1
+
+
+def test_a_damaged_block_is_found_and_the_state_made_anew(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path / "lake")
+    add(lake, 0, 10)
+    with claim(lake.path) as folder:
+        engine = folder.open(lambda path: Reconciler(path, []), fit)
+        Reconciling(lake, engine).skim(lake.commits(0), AT)
+        engine.checkpoint()
+        engine.close()
+        file = folder._state / "state.duckdb"
+        content = bytearray(file.read_bytes())
+        for at in range(3 * 4096 + 1000, len(content), 1 << 18):  # in each of DuckDB's blocks
+            content[at] ^= 0xFF if at > 1 << 18 else 0  # but the first, which is read at once
+        file.write_bytes(content)
+        again = folder.open(lambda path: Reconciler(path, []), fit)
+        assert again.position == 0
+        Reconciling(lake, again).skim(lake.commits(0), AT)
+        assert again.position == 1
+        again.close()
+
+
+def test_drafts_of_snapshots_that_were_killed_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake.open(tmp_path / "lake")
+    with claim(lake.path) as folder:
+        draft = lake.path / "_reconciler" / f".{'0' * 32}"
+        (draft / "seen").mkdir(parents=True)
+        folder.open(FakeEngine, fit)
+        assert draft.exists(), "another one may be writing it"
+        monkeypatch.setattr(state_folder, "STALE_SECONDS", -1.0)
+        folder.open(FakeEngine, fit)
+        assert not draft.exists()
+
+
+def test_a_snapshot_is_durable_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake.open(tmp_path / "lake")
+    add(lake, 0, 10)
+    synced: list[tuple[str, bool]] = []
+    real = os.fsync
+
+    def sync(handle: int) -> None:
+        real(handle)
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        synced.append((path.name, any(path.parents[1].glob("snapshot-*"))))
+
+    with claim(lake.path) as folder:
+        engine = folder.open(FakeEngine, fit)
+        turn(Reconciling(lake, engine))
+        monkeypatch.setattr(os, "fsync", sync)
+        folder.snapshot(engine)
+    assert {"state.json", "lake"} <= {name for name, is_named in synced if not is_named}
+    assert synced[-1][0] == "_reconciler"
 
 
 def test_the_lock_is_a_hint_until_the_lake_has_said_otherwise(tmp_path: Path) -> None:

@@ -103,7 +103,8 @@ ORDER BY f.rule_id, f.subject
 """
 
 _COVERAGE = """
-WITH weighed AS (SELECT reasons, accelerators * (epoch_us(to_at) - epoch_us(from_at)) AS weight FROM coverage)
+WITH weighed AS (
+  SELECT reasons, accelerators::HUGEINT * (epoch_us(to_at) - epoch_us(from_at)) AS weight FROM coverage)
 SELECT NULL AS reason, sum(weight) FROM weighed
 UNION ALL SELECT '', sum(weight) FROM weighed WHERE len(reasons) = 0
 UNION ALL SELECT reason, sum(weight) FROM weighed, unnest(reasons) AS missing(reason) GROUP BY reason

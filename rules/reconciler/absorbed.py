@@ -54,7 +54,7 @@ SELECT {ID} AS finding_id, rule_id, subject, topic, "partition", "offset", sourc
 FROM lake_events
 UNION ALL BY NAME
 SELECT finding_id, rule_id, subject, '' AS topic, -1 AS "partition", -1 AS "offset",
-  regexp_extract(subject, '^source:(.*)\\|since:', 1) AS source,
+  regexp_extract(subject, '^source:(.*)\\|since:', 1, 's') AS source,
   CASE WHEN state IN ('provisional', 'confirmed') THEN state END AS target
 FROM finding_written WHERE events = 0
 """

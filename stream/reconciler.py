@@ -81,6 +81,7 @@ class ReconcilerProcess:
             if self._end.done():
                 self._end.result()
         finally:
+            self._stopping.set()
             for task in tasks:
                 task.cancel()
             await self._close()
@@ -95,10 +96,17 @@ class ReconcilerProcess:
             try:
                 await work
             except Exception as error:
-                if not self._end.done():
-                    self._end.set_exception(error)
+                self._fail(error)
+            except asyncio.CancelledError:
+                if not self._stopping.is_set():  # aiokafka raises it where its own tasks have ended
+                    self._fail(SekishoError("the Kafka client broke off; start again, nothing is lost"))
+                raise
 
         return asyncio.create_task(guarded())
+
+    def _fail(self, error: Exception) -> None:
+        if not self._end.done():
+            self._end.set_exception(error)
 
     async def _close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)

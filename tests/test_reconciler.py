@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
@@ -209,5 +210,19 @@ def test_snapshots_are_taken(topics: LocalKafka, tmp_path: Path, monkeypatch: py
         async with running(topics, tmp_path / "lake", "one") as one:
             await one.until(lambda: one.snapshots > 1)
             await one.stop()
+
+    asyncio.run(run())
+
+
+def test_a_task_that_is_cancelled_by_others_ends_the_process() -> None:
+    async def cut_off() -> None:
+        raise asyncio.CancelledError
+
+    async def run() -> None:
+        process = ReconcilerProcess(Settings(), Mock(), ReconcilerMetrics(), Mock(), lambda: None, 0)
+        process._task(cut_off())
+        with pytest.raises(SekishoError, match="broke off"):
+            await asyncio.wait_for(process._end, 5)
+        await process._close()
 
     asyncio.run(run())

@@ -24,7 +24,7 @@ from schemas.reference import REFERENCES
 from sinks.findings import TOPIC as FINDINGS
 from sinks.lake import Lake
 from sinks.metrics import Metrics
-from stream import known, memory
+from stream import known, memory, topic_ids
 from stream.judging import Judging
 from stream.landing import Lander
 from stream.publish import away
@@ -47,12 +47,14 @@ def run(settings: Settings) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     load_compiled()
     with _alone(settings):
-        topic_ids = topics(settings)
+        ids = topics(settings)
         lake = Lake.open(settings.lake)
         metrics = Metrics((rule.id, rule.severity) for rule in rules)
-        judging = Judging(Judge(rules), topic_ids, suppressions)
+        judging = Judging(Judge(rules), ids, suppressions)
         lander = Lander(lake, settings, metrics)
-        known.load(judging.references, lake, lander.offsets())
+        landed = lander.offsets()
+        topic_ids.check(lake.path, ids, landed, settings.accepted_holes)
+        known.load(judging.references, lake, landed)
         gc.freeze()
         served = _serve(settings, metrics)
         try:

@@ -119,6 +119,7 @@ def connect(lake: str | Path) -> duckdb.DuckDBPyConnection:
         raise SekishoError(f"no lake in {folder}: give the folder that a worker or a scan has written")
     connection = duckdb.connect(":memory:")
     try:
+        connection.execute("SET enable_progress_bar = false")  # it goes to standard output
         connection.execute(views_sql(folder))
         connection.execute(f"SET allowed_directories = [{_text(str(folder))}]")
         connection.execute("SET enable_external_access = false")

@@ -95,6 +95,38 @@ def test_a_result_larger_than_one_fetch_is_whole(lake: Path) -> None:
     assert len(json.loads(output(lake, "SELECT range AS n FROM range(25000)", "--json"))) == 25000
 
 
+def test_an_error_after_the_first_rows_is_one_line_too(lake: Path) -> None:
+    last = "CASE WHEN range < 24000 THEN 1 ELSE ('x' || range)::INT END"
+    result = run(lake, f"SELECT {last}, repeat('x', 1000) FROM range(25000)", "--format", "csv")
+    assert isinstance(result.exception, UsageError) and "\n" not in str(result.exception)
+    assert result.stdout.count("\n") > 10_000
+
+
+def test_json_refuses_columns_of_one_name(lake: Path) -> None:
+    query = "SELECT 1 AS a, 2 AS b, 3 AS a"
+    with pytest.raises(UsageError, match="two columns have the name a: name them apart with AS"):
+        CliRunner().invoke(command, ["--lake", str(lake), "--json", query], catch_exceptions=False)
+    assert output(lake, query, "--format", "csv") == "a,b,a\n1,2,3\n"
+
+
+def test_a_query_may_begin_with_a_comment(lake: Path) -> None:
+    assert json.loads(output(lake, "-- one = 1\nSELECT 1 AS a", "--json")) == [{"a": 1}]
+    assert json.loads(output(lake, "--one\nSELECT 1 AS a", "--json")) == [{"a": 1}]
+
+
+def test_a_table_has_nothing_that_steers_a_terminal(lake: Path) -> None:
+    text = output(lake, "SELECT 'a\x1b[31m\r' AS \"h\x1b\", ['\u202e'] AS l")
+    assert text.split("\n")[0::2][:2] == [
+        r"h\u001b            l",
+        r'a\u001b[31m\u000d  ["\u202e"]',
+    ]
+
+
+def test_a_query_that_is_not_utf8_is_wrong_use(lake: Path) -> None:
+    raised = error(lake, "SELECT '\udce9'")
+    assert isinstance(raised, UsageError) and "QUERY is not UTF-8" in str(raised)
+
+
 @pytest.mark.parametrize(
     "query", ["SHOW TABLES", "DESCRIBE access", "FROM finding", "WITH a AS (SELECT 1) FROM a"]
 )

@@ -314,3 +314,12 @@ def test_an_empty_batch_of_arrow_is_not_a_file(tmp_path: Path) -> None:
     land(Lake.open(tmp_path), *mixed(0, 1))
     for file in tmp_path.glob("*/dt=*/*.parquet"):
         assert pq.read_metadata(file).num_rows > 0
+
+
+def test_nothing_but_answers_is_printed_however_long_a_query_takes(tmp_path: Path) -> None:
+    """DuckDB's progress bar would go to standard output; it has one where Python runs no file."""
+    land(Lake.open(tmp_path), *mixed(0, 5))
+    asked = "connect(sys.argv[1]).sql(\"SELECT current_setting('enable_progress_bar')\").fetchall()"
+    script = f"import sys; from sinks.views import connect; print({asked})"
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == b"[(False,)]\n"

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -17,12 +18,19 @@ from rich.console import Console
 
 from schemas.errors import UsageError
 from sinks.views import connect
+from stream.terminal import clean, utf8
 
 Row = Sequence[Any]
 _FETCH = 10_000  # rows at a time: a large result never sits in memory, except to align a table
 
 
-@click.command("sql")
+class _Command(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """A query may begin with a comment, which click would take for an option."""
+        return super().parse_args(ctx, [f" {a}" if re.match(r"--[^=]*\s", a) else a for a in args])
+
+
+@click.command("sql", cls=_Command)
 @click.option("--lake", type=click.Path(path_type=Path), required=True, help="Folder of the lake.")
 @click.option(
     "--format",
@@ -39,13 +47,14 @@ _FETCH = 10_000  # rows at a time: a large result never sits in memory, except t
     metavar="NAME=VALUE",
     help="What $NAME in the query stands for, as a text; may be repeated.",
 )
-@click.argument("query")
+@click.argument("query", callback=utf8)
 def command(lake: Path, style: str, as_json: bool, given: tuple[str, ...], query: str) -> None:
     """Run one SELECT in DuckDB over the lake's views: raw, dead_letter, the streams, the reference tables,
-    finding_event and finding.
+    duplicate, finding_event, finding_history, finding, triage, coverage and watermark.
 
     SHOW TABLES and DESCRIBE <view> tell what is there. Nothing outside the lake can be read, and nothing
     written. Times are UTC. Bytes print with \\xHH for what is not ASCII; decode(value) gives their text.
+    As JSON a row is an object: columns of one name are refused, name them apart with AS.
     """
     with Console(stderr=True).status("querying"):  # shows on a terminal only
         connection = connect(lake)
@@ -57,6 +66,7 @@ def command(lake: Path, style: str, as_json: bool, given: tuple[str, ...], query
             raise UsageError(_one_line(error)) from error
     rows = itertools.chain(first, _rest(cursor))
     if as_json or style == "json":
+        _refuse_repeated(head)
         _print_json(head, rows)
     elif style == "csv":
         _print_csv(head, rows)
@@ -74,6 +84,12 @@ def _parameters(given: Sequence[str]) -> dict[str, str]:
     return parameters
 
 
+def _refuse_repeated(head: Sequence[str]) -> None:
+    for number, name in enumerate(head):
+        if name in head[:number]:
+            raise UsageError(f"two columns have the name {name}: name them apart with AS")
+
+
 def _run(
     connection: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, str]
 ) -> duckdb.DuckDBPyConnection:
@@ -87,8 +103,11 @@ def _run(
 
 
 def _rest(cursor: duckdb.DuckDBPyConnection) -> Iterator[Row]:
-    while rows := cursor.fetchmany(_FETCH):
-        yield from rows
+    try:
+        while rows := cursor.fetchmany(_FETCH):
+            yield from rows
+    except duckdb.Error as error:
+        raise UsageError(_one_line(error)) from error
 
 
 def _one_line(error: duckdb.Error) -> str:
@@ -115,8 +134,8 @@ def _print_csv(head: Sequence[str], rows: Iterator[Row]) -> None:
 
 
 def _print_table(head: Sequence[str], rows: Iterator[Row]) -> None:
-    lines = [list(head)]
-    lines += [[_text(value, "NULL").replace("\n", "\\n") for value in row] for row in rows]
+    lines = [[clean(name) for name in head]]
+    lines += [[clean(_text(value, "NULL").replace("\n", "\\n")) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for number, line in enumerate(lines):
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())

@@ -198,6 +198,7 @@ def test_a_finding_about_a_record_that_was_rejected(lake: Path) -> None:
     (name,) = rows(lake, "SELECT finding_id FROM finding WHERE rule_id = 'gap.source.rejected'")[0]
     (event,) = traced(lake, name)["events"]
     assert (event["stream"], event["reason"], event["offset"]) == ("rejected", "not_json", 7)
+    assert [one["finding_id"] for one in event["findings"]] == [name]
     assert "rejected  not_json  custody.access/0/7" in run(lake, name)
 
 

@@ -98,11 +98,11 @@ def _event(event: Row, findings: dict[str, Row]) -> Iterator[Text]:
     at = _time(event["at"])
     if event["stream"] == "rejected":
         yield Text.assemble(f"{at}  ", ("rejected", "bold"), f"  {clean(event['reason'])}  {_place(event)}")
-        return
-    what = f"{event['stream']} {event['action']}"
-    yield Text.assemble(f"{at}  ", (f"{what:20}", "bold"), f"  {clean('  '.join(_subject(event)))}")
-    told = [f"{link.replace('_', ' ')} {text}" for link in _LINKS if (text := _link(link, event))]
-    yield Text(f"{'':17}{clean(' · '.join(told))}", "dim")
+    else:
+        what = f"{event['stream']} {event['action']}"
+        yield Text.assemble(f"{at}  ", (f"{what:20}", "bold"), f"  {clean('  '.join(_subject(event)))}")
+        told = [f"{link.replace('_', ' ')} {text}" for link in _LINKS if (text := _link(link, event))]
+        yield Text(f"{'':17}{clean(' · '.join(told))}", "dim")
     for firing in event["findings"]:
         severity = findings.get(firing["finding_id"], {}).get("severity", "")
         yield Text.assemble(

@@ -6,7 +6,7 @@ import pytest
 
 from rules import subjects, vocabulary
 from rules.rule import Kind, RuleError, load, load_all
-from schemas.errors import SekishoError
+from schemas.errors import SekishoError, UsageError
 from schemas.events import ACCESS, ALLOCATION, PLACEMENT
 from tests.rule_files import RULE, write
 
@@ -62,6 +62,12 @@ def test_two_files_with_one_id_are_refused(tmp_path: Path) -> None:
     write(tmp_path, RULE, name="flag.access.copy.toml")
     with pytest.raises(RuleError, match=r"already holds the rule flag\.access\.big"):
         load_all(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["nothing", "."])
+def test_a_folder_without_rules_is_refused(tmp_path: Path, folder: str) -> None:
+    with pytest.raises(UsageError, match="no rules in"):
+        load_all(tmp_path / folder)
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,17 @@ def test_cloudtrail(tmp_path: Path) -> None:
 ROLE = "arn:aws:iam::111122223333:role/train"
 
 
+def test_half_a_character_is_left_out_with_a_reason(tmp_path: Path) -> None:
+    log = json.loads((SAMPLES / "cloudtrail.json").read_text())
+    before = run_map("cloudtrail", tmp_path / "before", SAMPLES / "cloudtrail.json")
+    whole = next(record for record in log["Records"] if record["eventName"] == "ConsoleLogin")
+    log["Records"].append(whole | {"eventID": "half\ud800"})
+    (tmp_path / "log.json").write_text(json.dumps(log))
+    summary = run_map("cloudtrail", tmp_path / "out", tmp_path / "log.json")
+    assert summary["records"] == before["records"]
+    assert summary["left_out"] == before["left_out"] | {"lone_surrogate": 1}
+
+
 def test_what_no_log_says_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--timezone"):
         run_map("slurm-sacct", tmp_path / "out", SAMPLES / "slurm-sacct.txt")

@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+import orjson
 
 from schemas import sources
 from schemas.errors import SekishoError, UsageError
 from schemas.sources.local_time import timezone_of
 
 STREAMS = ("allocation", "access", "placement")
+
+_SURROGATE = "lone_surrogate"
+_REASONS = {_SURROGATE: "half of a character, which no record may hold"}
+"""Beside those of the mapping."""
 
 
 @dataclass
@@ -25,11 +30,22 @@ class Mapped:
     example: dict[str, str] = field(default_factory=dict)
 
     def add(self, item: sources.Event | sources.LeftOut) -> None:
+        if isinstance(item, sources.Event) and not _is_text(item.fields):
+            item = sources.LeftOut(f"event_id {item.fields['event_id']!a}", _SURROGATE)
         if isinstance(item, sources.Event):
             self.events[item.stream].append(item.fields)
         else:
             self.left_out[item.reason] += 1
             self.example.setdefault(item.reason, item.where)
+
+
+def _is_text(fields: dict[str, Any]) -> bool:
+    """Whether it can be written as UTF-8."""
+    try:
+        orjson.dumps(fields)
+    except orjson.JSONEncodeError:
+        return False
+    return True
 
 
 def _listed(_: click.Context, __: click.Parameter, name: str) -> str:
@@ -78,7 +94,7 @@ def _write(mapped: Mapped, out: Path) -> None:
 def _show(mapped: Mapped, mapping: sources.Mapping, out: Path, as_json: bool) -> None:
     records = {stream: len(mapped.events[stream]) for stream in STREAMS if mapped.events.get(stream)}
     for reason, count in mapped.left_out.most_common():
-        explained = mapping.reasons[reason]
+        explained = (mapping.reasons | _REASONS)[reason]
         print(f"left out {count:,} ({reason}): {explained}; first {mapped.example[reason]}", file=sys.stderr)
     if as_json:
         print(json.dumps({"records": records, "left_out": dict(mapped.left_out)}))

@@ -84,14 +84,14 @@ def scan(
     time and this. `progress` is told the bytes read as they are read.
 
     Raises:
-        UsageError: `source` is no folder, or the lake already holds records.
+        UsageError: `source` is no folder, or the lake is not new.
         SekishoError: a file could not be read, or the lake not written.
     """
     if not source.is_dir():
         raise UsageError(f"{source} is not a folder; give one that holds allocation.ndjson, party.ndjson, …")
     target = Lake.open(lake)
-    if not target.is_empty():
-        raise UsageError(f"{lake} already holds records; scan into a new lake")
+    if not target.is_empty() or target.settled() is not None:
+        raise UsageError(f"{lake} already holds records or what a reconciler wrote; scan into a new lake")
     judge = Judge(rules)
     references = References(judge.columns)
     summary = Summary()

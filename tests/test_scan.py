@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from rules.rule import load_all
+from schemas.errors import UsageError
+from sinks.lake import Lake
+from stream.scan import scan
 from tests.compare import compare
 
 SEEDS = int(os.environ.get("SEKISHO_SEEDS", "24"))
@@ -25,6 +29,17 @@ def test_scan_agrees_with_the_plain_implementation(
         monkeypatch.setattr("stream.scan.COMMIT_BYTES", 1 << 19)
     found = list(islice(compare(tmp_path, seed, EVENTS, history=True), 10))
     assert not found, f"python -m tests.compare --seed {seed}:\n" + "\n".join(found)
+
+
+def test_a_lake_that_is_in_use_is_refused_before_anything_lands(tmp_path: Path) -> None:
+    """The first scan finds no file: it lands no record, but its reconciler has settled the lake."""
+    (tmp_path / "in").mkdir()
+    scan(tmp_path / "in", tmp_path / "lake", load_all())
+    (tmp_path / "in" / "party.ndjson").write_text("{}\n")
+    for _ in range(2):
+        with pytest.raises(UsageError, match="scan into a new lake"):
+            scan(tmp_path / "in", tmp_path / "lake", load_all())
+    assert Lake.open(tmp_path / "lake").is_empty()
 
 
 @pytest.mark.parametrize("seed", range(CHAINED))

@@ -33,34 +33,42 @@ _APPEND_ONLY = ("raw", "triage")  # what nothing else could make again
 class Lake:
     """An open lake. One process may hold it open many times; processes share it without a lock."""
 
-    def __init__(self, path: Path, logs: Mapping[str, DeltaLog]) -> None:
+    def __init__(self, path: Path, logs: Mapping[str, DeltaLog], repair: bool) -> None:
         """Use `Lake.open`."""
         self.path = path
+        self._repair = repair
         self._logs = logs
         self._settlements = Settlements(logs)
 
     @classmethod
-    def open(cls, path: str | Path, create: bool = True) -> "Lake":
+    def open(cls, path: str | Path, create: bool = True, repair: bool = True) -> "Lake":
         """Opens the lake in folder `path`, repairing what a power cut left of the logs' last entries.
 
         Creates what is missing, unless `create` is False: then a folder without a lake raises SekishoError,
         as do lost or damaged log entries and folders that cannot be written.
+
+        Without `repair` nothing at all is written, so that any lake that can be read can be opened: it is to
+        be read only, and a torn log entry or a missing table raises SekishoError.
         """
         folder = Path(path).absolute()
-        if not create and not exists(folder):
+        if not (create and repair) and not exists(folder):
             raise SekishoError(f"no lake in {folder}: give the folder that a worker or a scan has written")
         if "%" in str(folder):  # deltalake decodes it as a URL and looks elsewhere
             raise SekishoError(f"a lake cannot be in {folder}: choose a path without a percent sign")
-        make_folder(folder)
+        if repair:
+            make_folder(folder)
         logs = {}
         for table, schema in TABLES.items():
-            logs[table] = DeltaLog.open(folder / table, schema.append(_DT), append_only=table in _APPEND_ONLY)
-        views.write(folder)
-        return cls(folder, logs)
+            columns, append_only = schema.append(_DT), table in _APPEND_ONLY
+            logs[table] = DeltaLog.open(folder / table, columns, append_only, repair)
+        if repair:
+            views.write(folder)
+        return cls(folder, logs, repair)
 
     def offsets(self) -> dict[Partition, int]:
         """The next offset to land of every partition, after completing what a crash left undone."""
-        self.redo()
+        if self._repair:
+            self.redo()
         offsets = {}
         for app, version in self._logs["raw"].txns.items():
             table, partition = read_id(app)
@@ -100,8 +108,13 @@ class Lake:
         return commits(self._logs["raw"], after)
 
     def settled(self) -> Settled | None:
-        """The reconciler's last step, after completing what a crash left undone; None before the first."""
-        return self._settlements.settled()
+        """The reconciler's last step, after completing what a crash left undone; None before the first.
+
+        In a lake that is not to be repaired it is the last that is there whole.
+        """
+        if self._repair:
+            return self._settlements.settled()
+        return self._settlements.whole()
 
     def settlements(self, after: int) -> Iterator[SettledStep]:
         """The reconciler's steps after step `after` (0: all), in order."""

@@ -92,19 +92,23 @@ class DeltaLog:
         self.txns: dict[str, int] = {}
 
     @classmethod
-    def open(cls, table: Path, schema: pa.Schema, append_only: bool) -> "DeltaLog":
+    def open(cls, table: Path, schema: pa.Schema, append_only: bool, repair: bool = True) -> "DeltaLog":
         """Reads the table's log, after repairing what a power cut left; creates the table if there is none.
+
+        Without `repair` it writes nothing, and what is torn or missing raises SekishoError.
 
         `schema` includes the partition column `dt`. Raises SekishoError where the log has lost entries or
         belongs to another schema.
         """
         log = cls(table)
         names = log._names()
-        log._start_from_checkpoint(names)
+        log._start_from_checkpoint(names, repair)
         last = max((version for version, _ in _numbered(names, _ENTRY)), default=-1)
-        if last > log.version and log._is_torn(last):
+        if repair and last > log.version and log._is_torn(last):
             log._set_aside(log._entry_path(last))
             last -= 1
+        if last < 0 and not repair:
+            raise SekishoError(f"there is no table in {table}: start a worker, which makes it")
         if last < 0:
             log._create(schema, append_only)
             last = 0
@@ -227,8 +231,9 @@ class DeltaLog:
 
     # Opening
 
-    def _start_from_checkpoint(self, names: Sequence[str]) -> None:
-        """Takes `version` and `txns` from the newest checkpoint that can be read; sets torn ones aside."""
+    def _start_from_checkpoint(self, names: Sequence[str], repair: bool) -> None:
+        """Takes `version` and `txns` from the newest checkpoint that can be read; `repair` sets torn ones
+        aside."""
         for version, name in sorted(_numbered(names, _CHECKPOINT), reverse=True):
             path = self.folder / name
             try:
@@ -236,8 +241,9 @@ class DeltaLog:
             except FileNotFoundError:  # an older one, removed by a live writer meanwhile
                 continue
             except (pa.ArrowException, OSError, KeyError):
-                self._set_aside(path)
-                self._set_aside(self.folder / "_last_checkpoint")
+                if repair:
+                    self._set_aside(path)
+                    self._set_aside(self.folder / "_last_checkpoint")
                 continue
             self.version = version
             self.txns = {txn["appId"]: txn["version"] for txn in txns.to_pylist() if txn is not None}

@@ -125,6 +125,11 @@ class Settlements:
         last = self._last()
         return last[1].settled if last else None
 
+    def whole(self) -> Settled | None:
+        """The last step that is in every table, whatever a crash left undone; None before the first."""
+        step = self._logs[FOLLOWING[-1]].txns.get(APP, 0)
+        return next(self.steps(step - 1)).settled if step else None
+
     def steps(self, after: int) -> Iterator[SettledStep]:
         """The steps after step `after`, in order, as of now. Costs one small file a step."""
         self._history.refresh()

@@ -5,6 +5,7 @@ come to. So the findings that hold are those of the lake, unless rules, or the c
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import takewhile
@@ -52,14 +53,13 @@ def replay(
     `progress` is told the records judged as they are.
 
     Raises:
-        UsageError: `target` holds records.
+        UsageError: `target` is not new.
         SekishoError: there is no lake in `source`, it cannot be read, or `target` not be written.
     """
-    lake = Lake.open(source, create=False)
-    lake.offsets()  # completes what a crash left undone
+    lake = Lake.open(source, repair=False)
     again = Lake.open(target)
-    if not again.is_empty():
-        raise UsageError(f"{target} already holds records; replay into a new lake")
+    if not again.is_empty() or again.settled() is not None:
+        raise UsageError(f"{target} already holds records or what a reconciler wrote; replay into a new lake")
     settled = lake.settled()
     clock = Clock(settled.watermark, settled.latest_broker_time) if settled else None
     commits = _commits(lake, settled)
@@ -157,19 +157,24 @@ def _raw(commit: Commit, topics: Collection[str]) -> Iterator[pa.RecordBatch]:
     """The commit's records of these topics as FETCHED batches of one topic each, in order."""
     wanted = pa.array(sorted(topics), pa.string())
     for file in commit.files.get("raw", ()):
-        try:
-            with pq.ParquetFile(file) as parquet:
-                for group in range(parquet.num_row_groups):
-                    here = parquet.read_row_group(group, columns=["topic"])["topic"]
-                    if not pc.any(pc.is_in(here, wanted)).as_py():
-                        continue
-                    rows = parquet.read_row_group(group, columns=FETCHED.names)
-                    rows = rows.select(FETCHED.names).cast(FETCHED)
-                    for topic in pc.unique(rows["topic"].filter(pc.is_in(rows["topic"], wanted))).to_pylist():
-                        table = rows.filter(pc.equal(rows["topic"], topic)).combine_chunks()
-                        yield from table.to_batches()
-        except (OSError, pa.ArrowException) as error:
-            raise SekishoError(f"cannot read {file}: restore it from a copy ({error})") from error
+        with _told(file), pq.ParquetFile(file) as parquet:
+            for group in range(parquet.num_row_groups):
+                here = parquet.read_row_group(group, columns=["topic"])["topic"]
+                if not pc.any(pc.is_in(here, wanted)).as_py():
+                    continue
+                rows = parquet.read_row_group(group, columns=FETCHED.names)
+                rows = rows.select(FETCHED.names).cast(FETCHED)
+                for topic in pc.unique(rows["topic"].filter(pc.is_in(rows["topic"], wanted))).to_pylist():
+                    table = rows.filter(pc.equal(rows["topic"], topic)).combine_chunks()
+                    yield from table.to_batches()
+
+
+@contextmanager
+def _told(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise SekishoError(f"cannot read {file}: restore it from a copy ({error})") from error
 
 
 def _stand_in(commits: Iterator[Commit]) -> int | None:
@@ -181,7 +186,9 @@ def _stand_in(commits: Iterator[Commit]) -> int | None:
     for commit in commits:
         for record in EVENTS.values():
             for file in commit.files.get(record.name, ()):
-                found = pc.max(pq.read_table(file, columns=["broker_time"], partitioning=None)["broker_time"])
+                with _told(file):
+                    times = pq.read_table(file, columns=["broker_time"], partitioning=None)["broker_time"]
+                found = pc.max(times)
                 if found.is_valid:
                     latest = found.value if latest is None else max(latest, found.value)
     return latest

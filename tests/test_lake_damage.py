@@ -66,6 +66,22 @@ def test_raws_last_entry_torn_goes_aside_and_its_records_are_read_again(
 
 
 @pytest.mark.parametrize("how", TEARS)
+def test_a_torn_entry_stays_where_nothing_is_to_be_written(tmp_path: Path, how: Any) -> None:
+    land(Lake.open(tmp_path), *mixed(0, 10))
+    tear(tmp_path, "raw", 1, how)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SekishoError, match="is damaged"):
+        Lake.open(tmp_path, repair=False)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_without_a_lake_is_left_alone_where_nothing_is_to_be_written(tmp_path: Path) -> None:
+    with pytest.raises(SekishoError, match="no lake in"):
+        Lake.open(tmp_path / "lake", repair=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", TEARS)
 @pytest.mark.parametrize("table", ["access", "finding_event", "party"])
 def test_a_derived_tables_last_entry_torn_is_redone_from_raw(tmp_path: Path, table: str, how: Any) -> None:
     lake = Lake.open(tmp_path)

@@ -213,6 +213,19 @@ def test_what_a_crash_left_undone_is_done_when_asked_for_the_last_step(
         assert steps(tmp_path, name) == [1, 2]
 
 
+@pytest.mark.parametrize("done", [(), ("finding_event", "duplicate", "coverage")])
+def test_where_nothing_is_to_be_written_the_last_step_is_the_last_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: tuple[str, ...]
+) -> None:
+    lake = Lake.open(tmp_path)
+    assert Lake.open(tmp_path, repair=False).settled() is None
+    settle(lake, 1, full(1))
+    undone(monkeypatch, lake, 2, done)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert Lake.open(tmp_path, repair=False).settled() == settled(1)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
 def test_what_a_crash_left_undone_is_done_before_the_next_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

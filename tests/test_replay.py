@@ -17,7 +17,7 @@ from sinks.lake import Lake
 from stream import known
 from stream.commands.replay import command
 from stream.reconciling import Reconciling
-from stream.replay import compare, replay
+from stream.replay import Difference, compare, replay
 from stream.scan import scan
 from stream.simulation import files
 from stream.simulation.clock import HOUR
@@ -124,6 +124,40 @@ def test_wrong_use_is_refused(scanned: Path, tmp_path: Path) -> None:
         replay(scanned, scanned, load_all())
     with pytest.raises(SekishoError, match="no lake"):
         replay(tmp_path / "nothing", tmp_path / "again", load_all())
+
+
+def test_a_folder_without_rules_is_refused(scanned: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no rules in"):
+        run("--lake", scanned, "--rules", tmp_path, "--diff")
+
+
+def test_nothing_that_is_shown_steers_the_terminal(
+    scanned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = dict.fromkeys(("rule_id", "subject", "state", "message"), "a\x1b[2J") | {"events": 1}
+    found = Difference([row], [row], [(["message"], row, row)], 0)
+    monkeypatch.setattr("stream.commands.replay.compare", lambda *_: found)
+    _, said = run("--lake", scanned, "--diff")
+    assert said.count(r"a\u001b[2J") == 3 + 3 + 4 and "\x1b" not in said
+
+
+def test_a_lake_that_cannot_be_written_is_judged_again_as_it_is(scanned: Path, tmp_path: Path) -> None:
+    """A copy elsewhere has a views.sql that would be written anew."""
+    shutil.copytree(scanned, tmp_path / "lake")
+    before = {path: path.read_bytes() for path in (tmp_path / "lake").rglob("*") if path.is_file()}
+    assert not compare(scanned, tmp_path / "lake")
+    replay(tmp_path / "lake", tmp_path / "again", load_all())
+    assert not compare(tmp_path / "lake", tmp_path / "again")
+    assert {path: path.read_bytes() for path in (tmp_path / "lake").rglob("*") if path.is_file()} == before
+
+
+def test_a_damaged_file_is_told_in_one_line(scanned: Path, tmp_path: Path) -> None:
+    shutil.copytree(scanned, tmp_path / "lake")
+    (file,) = (tmp_path / "lake" / "access").glob("dt=*/*.parquet")
+    file.write_bytes(b"no parquet")
+    with pytest.raises(SekishoError, match="restore it from a copy") as raised:
+        replay(tmp_path / "lake", tmp_path / "again", load_all())
+    assert str(file) in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_what_is_not_settled_is_left_out(scanned: Path, tmp_path: Path) -> None:

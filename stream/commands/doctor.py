@@ -30,7 +30,7 @@ def command(
 
     Exits 1 when something is wrong: records are or will be lost, or workers cannot run. Notes do not count.
     """
-    opened = None if lake is None else Lake.open(lake, create=False)
+    opened = None if lake is None else Lake.open(lake, repair=False)
     settings = load({"brokers": brokers, "group": group}, config)
     with admin_client(options(settings)) as admin:
         report = examine(admin, settings.group, opened.offsets if opened else None)

@@ -15,6 +15,7 @@ from rules.suppressions import load_suppressions
 from stream import memory
 from stream.commands.scan import show
 from stream.replay import Difference, compare, replay
+from stream.terminal import clean
 
 _SHOWN = 20  # differences of a kind on the terminal
 
@@ -64,9 +65,10 @@ def _show(difference: Difference) -> None:
     for name, rows in (("new", difference.new), ("gone", difference.gone)):
         click.echo(f"{name}: {len(rows):,}")
         for row in rows[:_SHOWN]:
-            click.echo(f"  {row['rule_id']}  {row['subject']}  {row['state']}, {row['events']:,} events")
+            told = f"{row['rule_id']}  {row['subject']}  {row['state']}, {row['events']:,} events"
+            click.echo(f"  {clean(told)}")
     click.echo(f"changed: {len(difference.changed):,}")
     for names, old, new in difference.changed[:_SHOWN]:
         what = ", ".join(f"{name} {old[name]} -> {new[name]}" for name in names)
-        click.echo(f"  {new['rule_id']}  {new['subject']}  {what}")
+        click.echo(f"  {clean(new['rule_id'])}  {clean(new['subject'])}  {clean(what)}")
     click.echo(f"the same: {difference.same:,}")

@@ -1,10 +1,10 @@
 """What the rules cite, with how far each statement can be relied on (`citations.toml`)."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rules.rule import ROOT, read_toml
 from schemas.errors import SekishoError
 
 MARKS = {"C": "confirmed", "S": "secondary source", "R": "recalled, to be verified", "P": "proposed"}
@@ -23,19 +23,16 @@ class Citation:
         return f"{self.id} [{self.mark}] {self.text} ({self.source})"
 
 
-ROOT = Path(__file__).parent
-
-
 def load_citations(root: Path = ROOT) -> Mapping[str, Citation]:
     """The statements by id, from `root`/citations.toml, or from Sekisho's own where `root` has none.
 
     Raises:
-        SekishoError: an entry lacks its text, source or mark.
+        SekishoError: the file cannot be read or is no TOML, or an entry lacks its text, source or mark.
     """
     path = root / "citations.toml"
     if not path.exists():
         path = ROOT / "citations.toml"
-    document = tomllib.loads(path.read_text(encoding="utf-8"))
+    document = read_toml(path)
     found: dict[str, Citation] = {}
     for name, entry in document.items():
         if name == "as_of":

@@ -25,14 +25,18 @@ def read_lock(path: Path = PATH) -> dict[str, Pin]:
     """The pins by rule id; empty where there is no file yet.
 
     Raises:
-        SekishoError: the file is not a lock file.
+        SekishoError: the file cannot be read or is not a lock file.
     """
     if not path.exists():
         return {}
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return {rule_id: Pin(int(pin["version"]), str(pin["sha256"])) for rule_id, pin in document.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except OSError as error:
+        raise SekishoError(
+            f"{path} cannot be read: {error.strerror}; restore it from version control"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise SekishoError(f"{path} is not a lock file; restore it from version control") from None
 
 
@@ -72,8 +76,8 @@ def _compare(rule: Rule, pin: Pin | None) -> Drift | None:
 def write_lock(rules: Iterable[Rule], path: Path = PATH) -> dict[str, Pin]:
     """Pins every rule and returns the pins that are new or changed.
 
-    Raises: SekishoError: a rule's logic changed without a new version, a version went back, or a locked rule
-    is gone.
+    Raises: SekishoError: a rule's logic changed without a new version, a version went back, a locked rule is
+    gone, or the file cannot be written.
     """
     every = sorted(rules, key=lambda rule: rule.id)
     pins = read_lock(path)
@@ -82,5 +86,8 @@ def write_lock(rules: Iterable[Rule], path: Path = PATH) -> dict[str, Pin]:
             raise SekishoError(f"{rule_id} {drift.text}")
     new = {rule.id: Pin(rule.version, rule.sha256) for rule in every}
     text = json.dumps({rule_id: vars(pin) for rule_id, pin in new.items()}, indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SekishoError(f"{path} cannot be written: {error.strerror}; make it writable") from None
     return {rule_id: pin for rule_id, pin in new.items() if pins.get(rule_id) != pin}

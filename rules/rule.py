@@ -14,6 +14,7 @@ from enum import StrEnum
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -150,17 +151,26 @@ class Rule:
         return message
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table that a file holds. Raises RuleError: it cannot be read or is no TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RuleError(
+            f"{path}: cannot be read ({error.strerror}); make it a file or take it away"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise RuleError(f"{path}: is not TOML ({error}); correct the file") from None
+
+
 def load(path: Path) -> Rule:
     """Reads one rule file.
 
     Raises:
-        RuleError: the file is no TOML, lacks a field, has an unknown one, or one of the wrong type or value.
+        RuleError: the file cannot be read, is no TOML, lacks a field, has an unknown one, or one of the
+            wrong type or value.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RuleError(f"{path}: is not TOML ({error}); correct the file") from None
-    reader = _Reader(document, str(path))
+    reader = _Reader(read_toml(path), str(path))
     rule = _rule(reader, path)
     reader.refuse_rest()
     return rule

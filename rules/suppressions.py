@@ -4,7 +4,6 @@ One TOML file each under `suppressions/` of the rules' folder; docs/writing-a-ru
 finding that is suppressed is recorded all the same.
 """
 
-import tomllib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -13,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rules.rule import ROOT, SUPPRESSIONS, RuleError
+from rules.rule import ROOT, SUPPRESSIONS, RuleError, read_toml
 
 _TEXTS = ("rule", "subject", "owner", "reason")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -49,11 +48,8 @@ def paths(root: Path = ROOT) -> list[Path]:
 
 
 def load(path: Path) -> Suppression:
-    """Reads one file. Raises RuleError: it is no TOML, or a field is missing, unknown or wrong."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RuleError(f"{path}: is not TOML ({error}); correct the file") from None
+    """Reads one file. Raises RuleError: it is no TOML that can be read, or a field is wrong."""
+    document = read_toml(path)
     for name in _TEXTS:
         if not isinstance(document.get(name), str) or not document[name].strip():
             raise RuleError(f"{path}: {name} must be a text that is not empty; see docs/writing-a-rule.md")

@@ -1,10 +1,11 @@
 """Rule files: what is read, what is refused, and what counts as a rule's logic."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from rules import subjects, vocabulary
+from rules import subjects, suppressions, vocabulary
 from rules.rule import Kind, RuleError, load, load_all
 from schemas.errors import SekishoError, UsageError
 from schemas.events import ACCESS, ALLOCATION, PLACEMENT
@@ -55,6 +56,19 @@ def test_a_fault_is_one_line_that_names_file_and_field(tmp_path: Path, old: str,
         load(path)
     text = str(caught.value)
     assert says in text and str(path) in text and "\n" not in text
+
+
+@pytest.mark.parametrize("read", [load, suppressions.load])
+def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    (tmp_path / "folder.toml").mkdir()
+    (tmp_path / "dangling.toml").symlink_to(tmp_path / "nothing")
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 5000)
+    (tmp_path / "bytes.toml").write_bytes(b"a = '\xff'")
+    for name in ("folder", "dangling", "deep", "bytes"):
+        path = tmp_path / f"{name}.toml"
+        with pytest.raises(RuleError, match=r"cannot be read|is not TOML") as raised:
+            read(path)
+        assert str(raised.value).startswith(f"{path}: ") and "\n" not in str(raised.value)
 
 
 def test_two_files_with_one_id_are_refused(tmp_path: Path) -> None:

@@ -278,6 +278,24 @@ def test_what_is_no_logic_needs_no_new_version(tmp_path: Path) -> None:
     assert write_lock(load_all(tmp_path), lock) == {}
 
 
+def test_a_lock_that_cannot_be_read_or_written_is_told_in_one_line(tmp_path: Path) -> None:
+    lock = tmp_path / "rules.lock"
+    lock.symlink_to(tmp_path / "nothing" / "rules.lock")
+    with pytest.raises(SekishoError, match="cannot be written: No such file"):
+        write_lock(load_all(corpus(tmp_path)), lock)
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(SekishoError, match="cannot be read: Is a directory"):
+        lint(tmp_path)
+
+
+def test_citations_that_are_no_toml_are_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "citations.toml").write_text("a = ")
+    with pytest.raises(SekishoError, match=r"citations\.toml: is not TOML") as raised:
+        load_citations(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
 def test_a_torn_lock_file_is_refused(tmp_path: Path) -> None:
     lock = tmp_path / "rules.lock"
     lock.write_text('{"flag.access.big": {"version"')

@@ -112,7 +112,10 @@ def test(rule_id: str | None, root: Path, as_json: bool) -> None:
 @command.command("lint")
 @_options
 def check(root: Path, as_json: bool) -> None:
-    """Check the rule files without running them. Exits 1 if one has a defect."""
+    """Check the rule files, their lock and their suppressions. Exits 1 if one has a defect.
+
+    Every condition runs on nulls and on the ends of every type; the timelines do not (`rules test`).
+    """
     problems = lint(root, datetime.now(UTC).date())
     if as_json:
         print(json.dumps([{"path": str(one.path), "problem": one.text} for one in problems], indent=1))

@@ -85,6 +85,14 @@ def test_wrong_use_decides_nothing(lake: Path, arguments: list[str], text: str) 
     assert decisions(lake, name) == []
 
 
+def test_a_login_name_that_is_not_utf8_is_asked_for(lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGNAME", "a\udcff")
+    name = finding(lake)
+    with pytest.raises(UsageError, match="say who decides with --actor NAME"):
+        run(lake, name, "--state", "dismissed", "--reason", "x")
+    assert decisions(lake, name) == []
+
+
 def test_no_lake_is_made(tmp_path: Path) -> None:
     with pytest.raises(SekishoError, match="no lake"):
         run(tmp_path / "none", "0" * 32, "--state", "dismissed", "--reason", "x")

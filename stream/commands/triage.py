@@ -64,9 +64,11 @@ def _actor(given: str | None) -> str:
     if given is not None and given.strip():
         return given
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):
+        name = getpass.getuser()
+        name.encode()
+    except (KeyError, OSError, UnicodeEncodeError):
         raise UsageError("nobody is logged in by name here: say who decides with --actor NAME") from None
+    return name
 
 
 def _require(lake: Path, finding: str) -> None:

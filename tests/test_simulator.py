@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 
 import orjson
@@ -10,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from rules.rule import load_all
-from schemas.errors import UsageError
+from schemas.errors import SekishoError, UsageError
 from schemas.events import EVENTS
 from sinks.views import connect
 from stream.commands.simulate import command
@@ -262,6 +263,38 @@ def test_too_small_or_too_short_is_refused() -> None:
         simulate(Settings(accelerators=512))
     with pytest.raises(UsageError, match="at least 1h"):
         simulate(Settings(duration=HOUR - 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--rate", "nan"), "more than 100,000,000 events"),
+        (("--rate", "inf"), "more than 100,000,000 events"),
+        (("--rate", "1e300"), "more than 100,000,000 events"),
+        (("--duration", "999999999999d"), "out of the years 2000 to 9899"),
+        (("--start", "0001-01-01T00:00:00Z"), "out of the years 2000 to 9899"),
+        (("--start", "9899-12-31T23:59:59Z"), "out of the years 2000 to 9899"),
+    ],
+)
+def test_what_no_simulation_can_hold_is_refused(tmp_path: Path, options: tuple[str, str], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        CliRunner().invoke(command, ["--out", str(tmp_path / "out"), *options], catch_exceptions=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("start", ["2000-01-01T00:00:00Z", "9899-12-31T22:00:00Z"])
+def test_all_records_of_the_first_and_of_the_last_year_are_accepted(tmp_path: Path, start: str) -> None:
+    begin = micros(datetime.fromisoformat(start))
+    simulation = simulate(Settings(accelerators=1024, duration=HOUR, rate=0.1, start=begin))
+    files.write(simulation.messages(), tmp_path / "in")
+    summary = product_scan(tmp_path / "in", tmp_path / "lake", load_all(), simulation.until)
+    assert sum(summary.rejected.values()) == 1  # which is planted
+
+
+def test_a_place_that_cannot_be_written_is_told_in_one_line(small: Simulation, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SekishoError, match="choose another --out"):
+        files.write_story(small.story(), tmp_path / "file" / "out")
 
 
 def test_bench_digest_is_pinned() -> None:

@@ -31,7 +31,7 @@ class Duration(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d+)([smhd])", value)
+        match = re.fullmatch(r"(\d{1,12})([smhd])", value)
         if match is None:
             self.fail(f"{value!r} is not a duration; write it like 90m, 4h or 2d", param, ctx)
         return int(match[1]) * _UNITS[match[2]]
@@ -110,7 +110,6 @@ def command(
         story = {"profile": profile, **simulation.story()}
         total, source = simulation.size, simulation.messages
         if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
             files.write_story(simulation.story(), out)
     _send(source, total, out, brokers, partitions, live)
     _show(story, time.monotonic() - began, out, brokers, as_json)

@@ -19,6 +19,12 @@ START = datetime(2026, 3, 2, tzinfo=UTC)
 SHORTEST = HOUR
 """A shorter simulation has no room for the incidents that absence makes."""
 
+MOST_EVENTS = 100_000_000
+"""They are made in memory."""
+
+EARLIEST, LATEST = micros(datetime(2000, 1, 1, tzinfo=UTC)), micros(datetime(9900, 1, 1, tzinfo=UTC))
+"""Between them all that a simulation says of before and after is a time that records can hold."""
+
 RESENT = 0.002
 """Share of the events that come twice."""
 
@@ -72,10 +78,17 @@ class Simulation:
 
 
 def simulate(settings: Settings) -> Simulation:
-    """Builds the world, plants the incidents, and lets the tenants work."""
+    """Builds the world, plants the incidents, and lets the tenants work.
+
+    Raises UsageError: the settings are beyond what can be simulated.
+    """
     if settings.duration < SHORTEST:
         raise UsageError("--duration is too short: give at least 1h, so that absences can be planted")
     end = settings.start + settings.duration
+    if settings.start < EARLIEST or end > LATEST:
+        raise UsageError("--start and --duration lead out of the years 2000 to 9899: give others")
+    if not settings.rate * settings.duration / SECOND <= MOST_EVENTS:  # it may be NaN
+        raise UsageError(f"--rate and --duration make more than {MOST_EVENTS:,} events: give less")
     tenants = max(20, settings.accelerators // 200)
     built = world.build(settings.seed, settings.start, end, settings.accelerators, tenants, accounts=12)
     stages, planted = incidents.plant(built)

@@ -13,12 +13,15 @@ import numpy as np
 import pyarrow as pa
 
 from rules.asof import FOREVER, Segments, flatten
+from schemas.errors import UsageError
 from schemas.models import model_key
 from schemas.record import TIME
 
 GROUPS = ("site", "party", "model", "day")
 
 Name = str | date | None
+
+_MOST_DAYS = 10_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -114,12 +117,17 @@ def report(
         by: one of GROUPS.
         since: from this time on (µs); else from the first piece.
         until: up to this time (µs), but no further than the watermark.
+
+    Raises:
+        UsageError: by day, and there are too many.
     """
     (settled,) = connection.execute(
         "SELECT epoch_us(getvariable('settled_watermark')::TIMESTAMPTZ)"
     ).fetchall()[0]
     end = settled if until is None or settled is None else min(settled, until)
     span = {"since": 0 if since is None else since, "until": end or 0}
+    if by == "day":
+        _refuse_ages(connection, span)
     pieces = _sums(connection, _PIECES, by, span)
     start = since
     if start is None and pieces:
@@ -137,6 +145,16 @@ def report(
         _groups(by, pieces, installed),
         _missing(pieces),
     )
+
+
+def _refuse_ages(connection: duckdb.DuckDBPyConnection, span: dict[str, int]) -> None:
+    """One event with a clock far off makes millions of days."""
+    days = f"SELECT date_diff('day', min(from_at), max(to_at)) FROM ({_PIECES})"  # noqa: S608
+    ((count,),) = connection.execute(days, span).fetchall()
+    if (count or 0) > _MOST_DAYS:
+        raise UsageError(
+            f"that is {count:,} days: choose at most {_MOST_DAYS:,} of them with --since and --until"
+        )
 
 
 def _sums(connection: duckdb.DuckDBPyConnection, pieces: str, by: str, span: dict[str, int]) -> list[_Sum]:

@@ -186,6 +186,15 @@ def test_an_interval_must_be_one(several: Path, options: tuple[str, ...]) -> Non
     assert isinstance(run(several, *options).exception, UsageError)
 
 
+def test_ages_are_not_told_day_by_day(tmp_path: Path) -> None:
+    end = START.replace(year=9999)
+    folder = lake(tmp_path, [piece("A", 0, 60), piece("B", 60, None)], end)
+    raised = run(folder, "--by", "day").exception
+    assert isinstance(raised, UsageError) and "that is 2,912,078 days: choose at most 10,000" in str(raised)
+    assert len(told(folder, "--by", "day", "--until", iso(90))["groups"]) == 1
+    assert len(told(folder, "--by", "site")["groups"]) == 1
+
+
 def test_no_ratio_is_rounded_to_what_it_is_not() -> None:
     assert [percent(ratio) for ratio in (0, 1e-9, 0.5, 1 - 1e-9, 1)] == [
         "0.00%",

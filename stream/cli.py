@@ -4,6 +4,7 @@ import errno
 import importlib
 import os
 import pkgutil
+import select
 import sys
 from typing import NoReturn
 
@@ -29,6 +30,10 @@ class Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except BrokenPipeError as error:
+            if _reader_is_gone():
+                raise
+            raise SekishoError(f"a connection has failed ({error}): start again") from error
         finally:
             print(end="", flush=True)  # what cannot be written is told here, not when Python ends
 
@@ -60,7 +65,7 @@ def main() -> None:
     except UnicodeEncodeError as error:
         cannot = error.object[error.start : error.end]
         _leave_output()
-        _fail(f"{cannot!a} cannot be written in {error.encoding}; set PYTHONIOENCODING=utf-8")
+        _fail(f"{cannot!a} is not {error.encoding}: write it in UTF-8, or set PYTHONIOENCODING=utf-8")
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -78,6 +83,12 @@ def _usage(error: click.ClickException) -> str:
 def _fail(text: str, status: int = 1) -> NoReturn:
     print(f"sekisho: {clean(text)}", file=sys.stderr)
     sys.exit(status)
+
+
+def _reader_is_gone() -> bool:
+    output = select.poll()
+    output.register(1, 0)
+    return bool(output.poll(0))
 
 
 def _leave_output() -> None:

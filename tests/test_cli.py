@@ -1,10 +1,13 @@
 """The command line itself: every error is one line, and what reads its output may go away."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from stream.cli import main
 
 RUN = "from stream.cli import main; main()"
 
@@ -48,6 +51,17 @@ def test_a_reader_that_goes_away_is_no_failure(arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_broken_connection_to_anything_else_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "argv", ["sekisho", "rules", "list"])
+    monkeypatch.setattr("stream.commands.rules.load_all", broken)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("arguments", [["rules", "list"], ["rules", "list", "--json"]])
 def test_an_output_that_is_full_is_told_in_one_line(arguments: list[str]) -> None:
@@ -64,7 +78,7 @@ def test_an_output_that_cannot_be_encoded_is_told_in_one_line(monkeypatch: pytes
     done = run("rules", "show", "gap.identity.unknown", stdout=subprocess.DEVNULL)
     assert (done.returncode, done.stderr) == (
         1,
-        "sekisho: '\\u2026' cannot be written in ascii; set PYTHONIOENCODING=utf-8\n",
+        "sekisho: '\\u2026' is not ascii: write it in UTF-8, or set PYTHONIOENCODING=utf-8\n",
     )
 
 

@@ -62,7 +62,13 @@ class Moment(click.ParamType):
 @click.option("--accelerators", type=int, default=10_800, show_default=True, help="Installed at ishikari-1.")
 @click.option("--duration", type=Duration(), default="4h", show_default=True, help="Simulated time.")
 @click.option("--rate", type=click.FloatRange(0.01), default=10.0, show_default=True, help="Events a second.")
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Same seed, same bytes.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, (1 << 63) - 1),
+    default=1,
+    show_default=True,
+    help="Same seed, same bytes.",
+)
 @click.option(
     "--start", type=Moment(), default=micros(START), help="Simulated start.  [default: 2026-03-02T00:00:00Z]"
 )

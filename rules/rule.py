@@ -180,13 +180,10 @@ def load_all(root: Path = ROOT) -> tuple[Rule, ...]:
     """Every rule under `root`/<link>/, sorted by id.
 
     Raises:
-        UsageError: there is none.
         RuleError: a file cannot be used, or two files hold one id.
         UsageError: the folder is not there, or holds no rule.
     """
     rules = sorted((load(path) for path in paths(root)), key=lambda rule: rule.id)
-    if not rules:
-        raise UsageError(f"no rules in {root}: give the folder that holds identity/, access/ and so on")
     for one, other in pairwise(rules):
         if one.id == other.id:
             raise RuleError(f"{other.path}: {one.path} already holds the rule {one.id}; give it another id")

@@ -180,7 +180,14 @@ def _reference_view(record: Record, schema: pa.Schema) -> str:
 
 
 def _columns(schema: pa.Schema) -> str:
-    return ", ".join([*(_name(name) for name in schema.names), _DT])
+    """The contract has ints as BIGINT; files keep partitions in 32 bits."""
+    columns = (
+        f"{_name(field.name)}::BIGINT AS {_name(field.name)}"
+        if pa.types.is_int32(field.type)
+        else _name(field.name)
+        for field in schema
+    )
+    return ", ".join([*columns, _DT])
 
 
 def _name(name: str) -> str:

@@ -127,7 +127,7 @@ def test_wrong_use_is_refused(scanned: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_rules_is_refused(scanned: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no rules in"):
+    with pytest.raises(UsageError, match="holds no rules"):
         run("--lake", scanned, "--rules", tmp_path, "--diff")
 
 

@@ -80,7 +80,7 @@ def test_two_files_with_one_id_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["nothing", "."])
 def test_a_folder_without_rules_is_refused(tmp_path: Path, folder: str) -> None:
-    with pytest.raises(UsageError, match="no rules in"):
+    with pytest.raises(UsageError, match="holds no rules"):
         load_all(tmp_path / folder)
 
 

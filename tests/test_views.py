@@ -92,6 +92,13 @@ def test_types_are_those_of_the_contract(tmp_path: Path) -> None:
     )
 
 
+def test_every_number_without_a_point_is_a_bigint(tmp_path: Path) -> None:
+    Lake.open(tmp_path)
+    found = connect(tmp_path).execute("SELECT DISTINCT data_type FROM duckdb_columns() WHERE NOT internal")
+    numbers = {kind for (kind,) in found.fetchall() if "INT" in kind and "STRUCT" not in kind}
+    assert numbers == {"BIGINT"}
+
+
 @pytest.mark.parametrize("table", ["raw", "access", "allocation", "party", "finding_event"])
 def test_deltalake_the_script_and_our_connection_read_the_same(tmp_path: Path, table: str) -> None:
     land(Lake.open(tmp_path), *mixed(0, 40))

@@ -5,6 +5,8 @@ and puts them into a variable; the views read the files in that variable. Runnin
 was landed since.
 """
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import duckdb
@@ -127,9 +129,23 @@ def connect(lake: str | Path) -> duckdb.DuckDBPyConnection:
     except duckdb.Error as error:
         line = str(error).partition("\n")[0]
         raise SekishoError(
-            f"cannot read the lake in {folder}: {line}; start a worker, which repairs it"
+            f"cannot read the lake in {folder}: {line}; start a worker, which repairs a torn log, "
+            "or restore the file from a copy"
         ) from error
     return connection
+
+
+@contextmanager
+def reading(lake: str | Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """`connect` for a block, in which a file that cannot be read raises SekishoError."""
+    with closing(connect(lake)) as connection:
+        try:
+            yield connection
+        except duckdb.Error as error:
+            line = str(error).partition("\n")[0]
+            raise SekishoError(
+                f"cannot read the lake in {lake}: {line}; restore the file from a copy"
+            ) from error
 
 
 def write(lake: Path) -> None:

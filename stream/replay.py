@@ -28,7 +28,7 @@ from schemas.reference import REFERENCES
 from schemas.tables import FETCHED
 from schemas.ticks import TICK
 from sinks.lake import Commit, Lake, Settled, Transaction
-from sinks.views import connect
+from sinks.views import reading
 from stream.judging import extend
 from stream.positions import Hole, Partition
 from stream.scan import COMMIT_BYTES, Summary, conclude
@@ -238,7 +238,7 @@ def compare(before: Path, after: Path) -> Difference:
 
 
 def _holding(lake: Path) -> dict[tuple[str, str], Row]:
-    with connect(lake) as views:
+    with reading(lake) as views:
         found = views.sql(
             "FROM finding WHERE state IN ('provisional', 'confirmed') "
             "AND (revision > 0 OR NOT EXISTS (FROM finding_history))"

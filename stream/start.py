@@ -49,8 +49,9 @@ def run(settings: Settings) -> None:
     with _alone(settings):
         ids = topics(settings)
         lake = Lake.open(settings.lake)
-        metrics = Metrics((rule.id, rule.severity) for rule in rules)
-        judging = Judging(Judge(rules), ids, suppressions)
+        judge = Judge(rules)
+        metrics = Metrics((rule.id, rule.severity) for rule in judge.rules.values())
+        judging = Judging(judge, ids, suppressions)
         lander = Lander(lake, settings, metrics)
         landed = lander.offsets()
         topic_ids.check(lake.path, ids, landed, settings.accepted_holes)

@@ -13,12 +13,13 @@ import pytest
 from deltalake import DeltaTable
 
 from rules.pipeline import Landing
+from schemas.errors import SekishoError
 from schemas.events import ACCESS
 from schemas.reference import PARTY, REFERENCES, SCREENING
 from schemas.tables import FINDING_EVENT, RAW, TABLES, typed
 from sinks.lake import Lake
 from sinks.log import CHECKPOINT_INTERVAL
-from sinks.views import connect
+from sinks.views import connect, reading
 from tests.landings import AT, START, batch, land, landing, mixed, scan
 
 Row = dict[str, Any]
@@ -330,3 +331,19 @@ def test_nothing_but_answers_is_printed_however_long_a_query_takes(tmp_path: Pat
     script = f"import sys; from sinks.views import connect; print({asked})"
     command = [sys.executable, "-c", script, str(tmp_path)]
     assert subprocess.run(command, capture_output=True, check=True).stdout == b"[(False,)]\n"
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    land(Lake.open(tmp_path), landing(ACCESS, {0: range(5)}))
+    (file,) = tmp_path.glob("access/dt=*/*.parquet")
+    content = file.read_bytes()
+    data = len(content) - 8 - int.from_bytes(content[-8:-4], "little")  # all before the footer
+    file.write_bytes(content[:4] + bytes(data - 4) + content[data:])
+    with reading(tmp_path) as connection:
+        assert connection.execute("SELECT count(*) FROM raw").fetchall() == [(5,)]
+    with (
+        pytest.raises(SekishoError, match=f"cannot read the lake in {tmp_path}.*restore the file") as told,
+        reading(tmp_path) as connection,
+    ):
+        connection.execute("FROM access").fetchall()
+    assert "\n" not in str(told.value)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from rich.text import Text
 from schemas.errors import UsageError
 from schemas.times import parse_time
 from sinks.coverage import GROUPS, Report, Share, report
-from sinks.views import connect
+from sinks.views import reading
 from stream.terminal import clean, iso
 
 _HOUR = 3600
@@ -51,7 +50,7 @@ def command(lake: Path, by: str, since: int | None, until: int | None, as_json: 
     """
     if since is not None and until is not None and since >= until:
         raise UsageError("--since is not before --until; give an interval")
-    with Console(stderr=True).status("adding up"), closing(connect(lake)) as connection:
+    with Console(stderr=True).status("adding up"), reading(lake) as connection:
         found = report(connection, by, since, until)
     if as_json:
         print(json.dumps(_plain(found, by), ensure_ascii=False))

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sinks.trace import KINDS, Row, Trace, trace
-from sinks.views import connect
+from sinks.views import reading
 from stream.terminal import STYLES, clean, iso, utf8
 
 _LINKS = ("who", "how", "where", "under_what")
@@ -34,7 +33,7 @@ def command(lake: Path, kind: str | None, every: bool, as_json: bool, id: str) -
     In order of event time: what happened, who, how, where and under what, with the versions of the papers
     that were in force, and every finding on the way. Times are UTC. Exits 1 when nothing is known of ID.
     """
-    with Console(stderr=True).status("tracing"), closing(connect(lake)) as connection:
+    with Console(stderr=True).status("tracing"), reading(lake) as connection:
         found = trace(connection, id, kind)
     if as_json:
         print(json.dumps(asdict(found), default=iso, ensure_ascii=False))

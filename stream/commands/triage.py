@@ -3,7 +3,6 @@
 import getpass
 import json
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import click
 
 from schemas.errors import SekishoError, UsageError
 from sinks.lake import Lake
-from sinks.views import connect
+from sinks.views import reading
 from stream.terminal import clean, iso, utf8
 
 STATES = ("acknowledged", "dismissed", "escalated")
@@ -72,7 +71,7 @@ def _actor(given: str | None) -> str:
 
 
 def _require(lake: Path, finding: str) -> None:
-    with closing(connect(lake)) as connection:
+    with reading(lake) as connection:
         if connection.execute(_KNOWN, {"id": finding}).fetchone() is None:
             raise SekishoError(
                 f'no finding {finding!r}; list them with sekisho sql --lake {lake} "FROM finding"'
@@ -81,7 +80,7 @@ def _require(lake: Path, finding: str) -> None:
 
 def _decisions(lake: Path, finding: str) -> list[Row]:
     """All of the finding, in order."""
-    with closing(connect(lake)) as connection:
+    with reading(lake) as connection:
         rows = connection.execute(_HISTORY, {"id": finding}).fetchall()
     return [
         {

@@ -106,10 +106,14 @@ class KeptRecords:
         return batch
 
 
+class Unreadable(SekishoError):  # noqa: N818
+    """A record batch that cannot be taken, ever."""
+
+
 class ColumnRecords(_UpstreamRecords):
     """aiokafka's PartitionRecords that yields one `Fetch` for a partition's record batches.
 
-    Batches behind MOST_BYTES are left to the next fetch. Raises SekishoError at one that cannot be unpacked.
+    Batches behind MOST_BYTES are left to the next fetch. Raises Unreadable at one that cannot be unpacked.
     """
 
     next_fetch_offset: int
@@ -126,7 +130,12 @@ class ColumnRecords(_UpstreamRecords):
             if self._check_crcs and not batch.validate_crc():
                 raise CorruptRecordException(f"Invalid CRC - {self._tp}")
             if not self._is_skipped(batch):
-                kept.append(self._uncompressed(batch))
+                try:
+                    kept.append(self._uncompressed(batch))
+                except Unreadable:
+                    if not kept:
+                        raise
+                    break  # what is before it comes first, and the next fetch begins with it
                 size += len(kept[-1].data)
             # A batch keeps its last offset when compaction removed the last record.
             self.next_fetch_offset = batch.next_offset
@@ -140,7 +149,7 @@ class ColumnRecords(_UpstreamRecords):
             return uncompressed(Kept(batch, self._records.batch_bytes))
         except ValueError as error:
             name = f"{self._tp.topic}:{self._tp.partition}"
-            raise SekishoError(
+            raise Unreadable(
                 f"{name}: the record batch at offset {batch.base_offset} cannot be unpacked: {error}; delete "
                 f"what is below {batch.next_offset} from the topic and start with --accept-hole {name}"
             ) from error

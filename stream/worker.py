@@ -28,7 +28,7 @@ from schemas.reference import REFERENCES
 from schemas.ticks import TICK
 from sinks.lake import Conflict
 from sinks.metrics import Metrics
-from stream.fetches import Fetch
+from stream.fetches import Fetch, Unreadable
 from stream.follow import Follower
 from stream.judging import Judged, Judging
 from stream.landing import Lander, found
@@ -107,8 +107,7 @@ class Worker:
                 tasks.append(self._task(self._pump()))
                 tasks.append(self._task(self._report()))
                 tasks.append(self._task(self._app.start()))
-            await self._end
-            await self._finish()
+            await self._ended()
         finally:
             self.stop()  # what ends from here on is meant to
             self._intake.stop()
@@ -137,6 +136,16 @@ class Worker:
                 self.failed(error)
 
         return asyncio.create_task(guarded())
+
+    async def _ended(self) -> None:
+        """Wait for the end, and land what has been read; raises what ended the worker."""
+        try:
+            await self._end
+        except Unreadable:
+            # A person is about to give up what cannot be read, and everything before it that has not landed.
+            await self._finish()
+            raise
+        await self._finish()
 
     async def _finish(self) -> None:
         """Land what has been read, and take no more."""

@@ -17,7 +17,7 @@ from hypothesis import example, given
 
 from schemas.errors import SekishoError
 from stream import fetches, record_batches, unpacking
-from stream.fetches import COLUMNS, ColumnRecords, KeptRecords
+from stream.fetches import COLUMNS, ColumnRecords, KeptRecords, Unreadable
 from stream.record_batches import NO_RECORDS, Headers, Kept, read, uncompressed, unread
 
 CODECS = NO_CODEC, GZIP, SNAPPY, LZ4, ZSTD = range(5)
@@ -139,13 +139,16 @@ def test_a_header_key_that_is_not_utf8_is_escaped() -> None:
 
 
 @pytest.mark.parametrize("codec", [GZIP, SNAPPY, LZ4, ZSTD])
-def test_a_batch_that_takes_too_much_room_is_told_with_its_place(
+def test_a_batch_that_takes_too_much_room_is_told_with_its_place_once_all_before_it_has_been_had(
     codec: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unpacking, "MOST_BYTES", 1 << 20)
-    data = written((NO_CODEC, [(5, None, b"v", [])]), (codec, [(5, None, b"0" * (1 << 20), [])] * 2))
-    with pytest.raises(SekishoError, match=r"t:0: the record batch at offset 8 .* below 10 .*-hole t:0"):
-        next(fetcher_of(data, 7))
+    large: tuple[int, list[Sent]] = codec, [(5, None, b"0" * (1 << 20), [])] * 2
+    records = fetcher_of(written((NO_CODEC, [(5, None, b"v", [])]), large), 7)
+    assert [(fetch.start, fetch.end, len(fetch)) for fetch in records] == [(7, 8, 1)]
+    assert records.next_fetch_offset == 8
+    with pytest.raises(Unreadable, match=r"t:0: the record batch at offset 8 .* below 10 .*-hole t:0"):
+        next(fetcher_of(written(large, first=8), 8))
 
 
 def test_what_takes_much_room_comes_in_several_fetches(monkeypatch: pytest.MonkeyPatch) -> None:

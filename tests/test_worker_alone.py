@@ -13,7 +13,7 @@ from schemas.errors import SekishoError
 from schemas.events import ACCESS
 from sinks.lake import Lake
 from sinks.metrics import Metrics
-from stream.fetches import Fetch
+from stream.fetches import Fetch, Unreadable
 from stream.judging import Judging
 from stream.landing import Lander
 from stream.record_batches import from_rows
@@ -118,3 +118,16 @@ def test_a_part_that_is_cancelled_at_the_end_is_meant_to_be(tmp_path: Path) -> N
         await worker._end  # and nothing is raised
 
     with_worker(tmp_path, act)
+
+
+def test_what_came_before_a_batch_that_cannot_be_read_lands(tmp_path: Path) -> None:
+    """Before a person gives up everything from the lake's offset to behind that batch."""
+
+    async def act(worker: Worker) -> None:
+        await put(worker, fetch(0, 0, 100))
+        worker.failed(Unreadable("custody.access:0: the record batch at offset 100 cannot be unpacked"))
+        with pytest.raises(Unreadable):
+            await worker._ended()
+
+    with_worker(tmp_path, act)
+    assert Lake.open(tmp_path).offsets() == {("custody.access", 0): 100}

@@ -12,7 +12,7 @@ from rules.rule import ROOT, load_all
 from schemas.errors import SekishoError, UsageError
 from sinks.views import connect
 from stream import start, start_reconciler
-from stream.commands import scan
+from stream.commands import rules, scan
 from stream.settings import Settings, load
 from tests.flow import make_topics
 from tests.rule_files import RULE, write
@@ -76,6 +76,12 @@ def test_a_scan_takes_rules_and_suppressions_from_the_folder(
     with connect(tmp_path / "lake") as views:
         found = views.sql("SELECT rule_id, subject, suppressed FROM finding").fetchall()
     assert found == [("flag.access.big", "party:P-1", True)]
+
+
+def test_a_variable_names_the_folder_for_every_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEKISHO_RULES", str(own(tmp_path)))
+    ran = CliRunner().invoke(rules.command, ["list", "--json"], catch_exceptions=False)
+    assert [rule["id"] for rule in json.loads(ran.output)] == ["flag.access.big"]
 
 
 def test_worker_and_reconciler_run_them(

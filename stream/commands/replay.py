@@ -10,11 +10,12 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from rules.rule import ROOT, load_all
+from rules.rule import load_all
 from rules.suppressions import load_suppressions
 from stream import memory
 from stream.commands.scan import show
 from stream.replay import Difference, compare, replay
+from stream.rules_option import rules_option
 from stream.terminal import clean
 
 _SHOWN = 20  # differences of a kind on the terminal
@@ -22,16 +23,14 @@ _SHOWN = 20  # differences of a kind on the terminal
 
 @click.command("replay")
 @click.option("--lake", type=click.Path(path_type=Path), required=True, help="Folder of the lake; unchanged.")
-@click.option(
-    "--rules", type=click.Path(path_type=Path), help="Folder of other rules.  [default: those built in]"
-)
+@rules_option
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Keep the lake that is made, in this new folder."
 )
 @click.option("--diff", is_flag=True, help="Show which findings would be new, gone or changed.")
 @click.option("--check", is_flag=True, help="The same, and exit with 1 where there are any.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
-def command(lake: Path, rules: Path | None, out: Path | None, diff: bool, check: bool, as_json: bool) -> None:
+def command(lake: Path, root: Path, out: Path | None, diff: bool, check: bool, as_json: bool) -> None:
     """Judge a lake's records again, from what was read, in the light of all reference data.
 
     With --rules a change of rules can be tried on history before it goes live. Only findings that hold
@@ -44,7 +43,6 @@ def command(lake: Path, rules: Path | None, out: Path | None, diff: bool, check:
         columns = (TextColumn("judging"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
             task = bar.add_task("judging", total=None)
-            root = rules or ROOT
             known = load_all(root), load_suppressions(root)
             summary = replay(lake, target, *known, lambda n: bar.advance(task, n))
         difference = compare(lake, target) if diff or check else None

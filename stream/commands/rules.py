@@ -21,25 +21,19 @@ from rules.lint import Problem, lint
 from rules.lock import write_lock
 from rules.playing import Outcome, run_test
 from rules.query import compile_rule, is_query
-from rules.rule import ROOT, Rule, load_all
+from rules.rule import Rule, load_all
 from rules.timeline import load_baseline
 from schemas.errors import UsageError
 from schemas.events import EVENTS
+from stream.rules_option import rules_option
 
 _COLOUR = {"info": "blue", "low": "cyan", "medium": "yellow", "high": "red", "critical": "bold red"}
 
 
 def _options(function: Callable[..., None]) -> Callable[..., None]:
     """What every verb of the group takes."""
-    folder = click.Path(exists=True, file_okay=False, path_type=Path)
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-        click.option(
-            "--rules", "root", type=folder, default=ROOT, help="Folder of rules (default: Sekisho's)."
-        ),
-    ):
-        function = option(function)
-    return function
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+    return rules_option(as_json(function))
 
 
 @click.group("rules")

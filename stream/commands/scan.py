@@ -9,13 +9,14 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rules.rule import ROOT, load_all
+from rules.rule import load_all
 from rules.suppressions import load_suppressions
 from schemas.errors import UsageError
 from schemas.events import EVENTS
 from schemas.reference import REFERENCES
 from schemas.times import parse_time
 from stream import memory
+from stream.rules_option import rules_option
 from stream.scan import Summary, scan
 
 
@@ -33,12 +34,10 @@ def _until(_: click.Context, __: click.Parameter, text: str | None) -> int | Non
     "--in", "source", type=click.Path(path_type=Path), required=True, help="Folder of NDJSON files."
 )
 @click.option("--lake", type=click.Path(path_type=Path), required=True, help="Folder of the new lake.")
-@click.option(
-    "--rules", type=click.Path(path_type=Path), help="Folder of other rules.  [default: those built in]"
-)
+@rules_option
 @click.option("--until", callback=_until, help="Judge as if a last tick came at this time (with an offset).")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
-def command(source: Path, lake: Path, rules: Path | None, until: int | None, as_json: bool) -> None:
+def command(source: Path, lake: Path, root: Path, until: int | None, as_json: bool) -> None:
     """Run the pipeline over files: reference records first, then every event, then the reconciler, into a
     new lake.
 
@@ -51,7 +50,6 @@ def command(source: Path, lake: Path, rules: Path | None, until: int | None, as_
     memory.tune()
     columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    root = rules or ROOT
     with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
         task = bar.add_task("reading", total=sum(sizes))
         known = load_all(root), load_suppressions(root)

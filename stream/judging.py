@@ -74,20 +74,25 @@ class Judging:
         self._published: OrderedDict[str, None] = OrderedDict()
 
     def learn(self, fetches: Iterable[Fetch]) -> None:
-        """Make reference records known to the batches judged after this; what is known is skipped."""
+        """Make reference records known to the batches judged after this; what is known is skipped.
+
+        They are read on from where the lake was at the start, without a gap.
+        """
         by_topic = defaultdict(list)
         for fetch in fetches:
             if self.references.known.get((fetch.topic, fetch.partition), 0) < fetch.end:
                 by_topic[fetch.topic].append(fetch)
         for topic, unknown in by_topic.items():
             self._admit(topic, unknown)
+            for fetch in unknown:
+                self.references.note_read(fetch.topic, fetch.partition, fetch.end)
 
     def judge(self, batch: Batch) -> Judged:
         """Judge a micro-batch, its reference records first."""
         by_topic = defaultdict(list)
         for fetch in batch.fetches:
             by_topic[fetch.topic].append(fetch)
-        landings = [self._admit(topic, by_topic.pop(topic)) for topic in REFERENCES if topic in by_topic]
+        landings = [self._own(topic, by_topic.pop(topic)) for topic in REFERENCES if topic in by_topic]
         known = dict(self.references.known)
         for topic, fetches in by_topic.items():
             fetched = to_arrow(fetches, self._topic_ids)
@@ -106,8 +111,18 @@ class Judging:
         record = REFERENCES[topic]
         landing = admit_references(record, to_arrow(fetches, self._topic_ids), self.references)
         self.references.add(record, landing.typed)
+        return landing
+
+    def _own(self, topic: str, fetches: Sequence[Fetch]) -> Landing:
+        """Admit reference records that this worker lands.
+
+        Where it has taken a partition over, another worker may have landed what `learn` has not brought yet:
+        then what follows that does not count as known, or it would never be learned.
+        """
+        landing = self._admit(topic, fetches)
         for fetch in fetches:
-            self.references.note_read(fetch.topic, fetch.partition, fetch.end)
+            if fetch.start <= self.references.known.get((fetch.topic, fetch.partition), 0):
+                self.references.note_read(fetch.topic, fetch.partition, fetch.end)
         return landing
 
     def _messages(

@@ -1,4 +1,4 @@
-"""What the worker's middle publishes of the findings that fire at landing."""
+"""The worker's middle: what it publishes of the findings that fire at landing, and what it knows."""
 
 import time
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import pytest
 from rules.judge import Judge
 from rules.rule import Rule, Status, load
 from rules.suppressions import Suppression
+from schemas.reference import PARTY
 from stream.fetches import Fetch
 from stream.judging import Batch, Judged, Judging
 from stream.record_batches import from_rows
@@ -74,3 +75,37 @@ def test_what_is_suppressed_lands_and_is_not_told(rule: Rule) -> None:
 def test_a_suppression_that_has_expired_hides_nothing(rule: Rule) -> None:
     expired = suppression("party:P-1", TODAY - timedelta(days=2))
     assert told(judging(rule, [expired]).judge(batch())) == [f"party:{party}" for party in PARTIES]
+
+
+def parties(start: int, end: int) -> Fetch:
+    """A version of a party of its own at each offset."""
+    values = [
+        {"party_id": f"P-{offset}", "version": 1, "valid_from": "2026-01-01T00:00:00Z", "status": "verified"}
+        for offset in range(start, end)
+    ]
+    rows = [
+        (start + n, 1_772_000_000_000, b"P-%d" % (start + n), None, orjson.dumps(value))
+        for n, value in enumerate(values)
+    ]
+    return Fetch("custody.party", 0, start, end, from_rows(rows), 1)
+
+
+def test_what_another_worker_landed_is_learned_after_its_partition_was_taken_over(rule: Rule) -> None:
+    """The follower has come to 4, another worker landed 4 and 5, and this one is given what follows."""
+    place, middle = ("custody.party", 0), judging(rule)
+    middle.learn([parties(0, 4)])
+    taken_over = middle.judge(Batch([parties(6, 7)], 1, 0, time.monotonic()))
+    assert taken_over.known == {place: 4}, "4 and 5 are not known, whatever is known after them"
+    assert middle.references.count(PARTY) == 5
+    middle.learn([parties(4, 7)])
+    assert middle.references.known == {place: 7}
+    assert middle.references.count(PARTY) == 7
+
+
+def test_what_is_read_on_where_it_is_known_counts_as_known(rule: Rule) -> None:
+    place, middle = ("custody.party", 0), judging(rule)
+    assert middle.judge(Batch([parties(0, 2)], 2, 0, time.monotonic())).known == {place: 2}
+    assert middle.judge(Batch([parties(2, 3), parties(3, 5)], 3, 0, time.monotonic())).known == {place: 5}
+    middle.learn([parties(1, 4)])
+    assert middle.references.known == {place: 5}
+    assert middle.references.count(PARTY) == 5

@@ -87,6 +87,20 @@ class Judging:
             for fetch in unknown:
                 self.references.note_read(fetch.topic, fetch.partition, fetch.end)
 
+    def lacks(self, batch: Batch) -> bool:
+        """Whether others have landed reference records before those of the batch that are not known yet.
+
+        They decide which of its versions are new: `judge` it when `learn` has brought them.
+        """
+        known: dict[Partition, int] = {}
+        for fetch in batch.fetches:
+            place = (fetch.topic, fetch.partition)
+            if fetch.topic in REFERENCES:
+                if fetch.start > max(known.get(place, 0), self.references.known.get(place, 0)):
+                    return True
+                known[place] = fetch.end
+        return False
+
     def judge(self, batch: Batch) -> Judged:
         """Judge a micro-batch, its reference records first."""
         by_topic = defaultdict(list)
@@ -116,8 +130,7 @@ class Judging:
     def _own(self, topic: str, fetches: Sequence[Fetch]) -> Landing:
         """Admit reference records that this worker lands.
 
-        Where it has taken a partition over, another worker may have landed what `learn` has not brought yet:
-        then what follows that does not count as known, or it would never be learned.
+        What stands behind something unknown does not count as known, or that would never be learned.
         """
         landing = self._admit(topic, fetches)
         for fetch in fetches:

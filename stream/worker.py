@@ -42,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 TOPICS = (*EVENTS, *REFERENCES, TICK.topic)
 """What workers read; ticks are read once there is a topic of them, which a reconciler needs, not a worker."""
+FOLLOW_SECONDS = 0.05  # between two looks at whether the follower has come so far
 STOP_SECONDS = 20.0  # for Faust to leave the group
 
 
@@ -248,7 +249,10 @@ class Worker:
 
     async def _judge(self) -> None:
         began = time.monotonic()
-        judged: Judged = await self._on(self._judge_thread, self._judging.judge, self._intake.take())
+        batch = self._intake.take()
+        while self._judging.lacks(batch):  # of partitions taken over; the follower is about to bring it
+            await asyncio.sleep(FOLLOW_SECONDS)
+        judged: Judged = await self._on(self._judge_thread, self._judging.judge, batch)
         self._publisher.put(judged.messages)
         found(judged, self._metrics)
         await self._landed(unless=lambda: self._has_room(judged))

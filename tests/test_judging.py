@@ -94,10 +94,12 @@ def test_what_another_worker_landed_is_learned_after_its_partition_was_taken_ove
     """The follower has come to 4, another worker landed 4 and 5, and this one is given what follows."""
     place, middle = ("custody.party", 0), judging(rule)
     middle.learn([parties(0, 4)])
+    assert middle.lacks(Batch([parties(6, 7)], 1, 0, time.monotonic()))
     taken_over = middle.judge(Batch([parties(6, 7)], 1, 0, time.monotonic()))
     assert taken_over.known == {place: 4}, "4 and 5 are not known, whatever is known after them"
     assert middle.references.count(PARTY) == 5
     middle.learn([parties(4, 7)])
+    assert not middle.lacks(Batch([parties(6, 8), parties(8, 9)], 3, 0, time.monotonic()))
     assert middle.references.known == {place: 7}
     assert middle.references.count(PARTY) == 7
 

@@ -43,6 +43,7 @@ _log = logging.getLogger(__name__)
 TOPICS = (*EVENTS, *REFERENCES, TICK.topic)
 """What workers read; ticks are read once there is a topic of them, which a reconciler needs, not a worker."""
 FOLLOW_SECONDS = 0.05  # between two looks at whether the follower has come so far
+FOLLOW_LIMIT = 90.0  # seconds to wait for it; it looks for new partitions every thirty
 STOP_SECONDS = 20.0  # for Faust to leave the group
 
 
@@ -251,6 +252,11 @@ class Worker:
         began = time.monotonic()
         batch = self._intake.take()
         while self._judging.lacks(batch):  # of partitions taken over; the follower is about to bring it
+            if time.monotonic() - began > FOLLOW_LIMIT:
+                raise SekishoError(
+                    "reference records that other workers landed cannot be followed; start the worker again, "
+                    "which reads them from the lake; nothing is lost"
+                )
             await asyncio.sleep(FOLLOW_SECONDS)
         judged: Judged = await self._on(self._judge_thread, self._judging.judge, batch)
         self._publisher.put(judged.messages)

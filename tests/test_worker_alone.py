@@ -134,21 +134,26 @@ def test_what_came_before_a_batch_that_cannot_be_read_lands(tmp_path: Path) -> N
     assert Lake.open(tmp_path).offsets() == {("custody.access", 0): 100}
 
 
-def test_a_partition_taken_over_waits_for_what_was_landed_before(tmp_path: Path) -> None:
-    """Which versions are new is decided by those before them: 0 to 4 were landed by another worker."""
+def versions(start: int, end: int, epoch: int = 1) -> Fetch:
+    """One version of one party, again and again."""
+    value = b'{"party_id":"P","version":1,"valid_from":"2026-01-01T00:00:00Z","status":"verified"}'
+    rows = ((offset, 0, b"P", None, value) for offset in range(start, end))
+    return Fetch("custody.party", 0, start, end, from_rows(rows), epoch)
 
-    def versions(start: int, end: int) -> Fetch:
-        value = b'{"party_id":"P","version":1,"valid_from":"2026-01-01T00:00:00Z","status":"verified"}'
-        rows = ((offset, 0, b"P", None, value) for offset in range(start, end))
-        return Fetch("custody.party", 0, start, end, from_rows(rows), 1)
+
+async def take_over(worker: Worker, folder: Path) -> None:
+    """Gives it a partition of which another worker has landed 0 to 4, and the record after that."""
+    place = TopicPartition("custody.party", 0)
+    land(Lake.open(folder), landing(PARTY, {0: range(5)}))
+    worker.begin(2, await worker.positions({place: 0}, {place: 9}))
+    await put(worker, versions(5, 6, epoch=2))
+
+
+def test_a_partition_taken_over_waits_for_what_was_landed_before(tmp_path: Path) -> None:
+    """Which versions are new is decided by those before them."""
 
     async def act(worker: Worker) -> None:
-        place = TopicPartition("custody.party", 0)
-        land(Lake.open(tmp_path), landing(PARTY, {0: range(5)}))
-        worker.begin(2, await worker.positions({place: 0}, {place: 9}))
-        records = versions(5, 6)
-        records.epoch = 2
-        await put(worker, records)
+        await take_over(worker, tmp_path)
         flush = asyncio.create_task(worker._flush())
         await asyncio.sleep(0.2)
         assert not flush.done()
@@ -159,3 +164,15 @@ def test_a_partition_taken_over_waits_for_what_was_landed_before(tmp_path: Path)
     raw, party = (sorted(scan(tmp_path, table)["offset"].to_pylist()) for table in ("raw", "party"))
     assert raw == [0, 1, 2, 3, 4, 5]
     assert 5 not in party, "a duplicate of what was landed before"
+
+
+def test_it_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.worker.FOLLOW_LIMIT", 0.1)
+
+    async def act(worker: Worker) -> None:
+        await take_over(worker, tmp_path)
+        with pytest.raises(SekishoError, match="cannot be followed; start the worker again"):
+            await worker._flush()
+
+    with_worker(tmp_path, act)
+    assert Lake.open(tmp_path).offsets() == {("custody.party", 0): 5}

@@ -41,7 +41,8 @@ def land(judging: Judging, lander: Lander, batches: Iterable[Sequence[Fetch]]) -
     """Judges the micro-batches and lands them in one commit."""
     for fetches in batches:
         rows, size = sum(map(len, fetches)), sum(each.bytes for each in fetches)
-        lander.append(judging.judge(Batch(fetches, rows, size, time.monotonic())))
+        decoded = judging.decode(Batch(fetches, rows, size, time.monotonic()))
+        lander.append(judging.judge(decoded))
     lander.commit()
 
 

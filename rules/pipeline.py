@@ -1,4 +1,4 @@
-"""The middle of the pipeline as three calls: what a batch as read becomes, before it lands.
+"""The middle of the pipeline as a few calls: what a batch as read becomes, before it lands.
 
 Pure: no clock, no I/O, no state but the references and the judge that are handed in. Workers, `scan`,
 `replay`, rule tests and benchmarks all call these.
@@ -15,7 +15,7 @@ from rules.digest import digests
 from rules.join import join
 from rules.judge import Judge
 from rules.references import References
-from schemas.columns import decode
+from schemas.columns import Decoded, decode
 from schemas.record import TIME, Record
 from schemas.rows import Rejected, Tombstone, tombstone_line
 from schemas.tables import COORDINATES, FINDING_EVENT, RAW, typed
@@ -47,15 +47,26 @@ class Landing:
     duplicates: int = 0
 
 
-def judge_events(
-    record: Record, fetched: pa.RecordBatch, references: References, judge: Judge, until: int | None = None
-) -> Landing:
-    """Decode, join and judge events of one stream.
+@dataclass(frozen=True)
+class Events:
+    """Events of one stream: FETCHED rows of its topic, and what they say."""
+
+    record: Record
+    fetched: pa.RecordBatch
+    decoded: Decoded
+
+
+def decode_events(record: Record, fetched: pa.RecordBatch) -> Events:
+    """Decode FETCHED rows of a stream's topic; as nothing else decides it, it may run ahead of judging."""
+    return Events(record, fetched, decode(record, fetched["value"]))
+
+
+def judge_events(events: Events, references: References, judge: Judge, until: int | None = None) -> Landing:
+    """Join and judge events of one stream.
 
     Args:
-        record: the stream.
-        fetched: FETCHED rows of its topic. Where `broker_time` is null (files have none) the event's own time
-            stands in for it, or `until` if that is less.
+        events: as decoded. Where `broker_time` is null (files have none) the event's own time stands in for
+            it, or `until` if that is less.
         references: what is known now.
         judge: the row rules.
         until: the last tick of a scan, µs since the epoch (UTC).
@@ -63,15 +74,15 @@ def judge_events(
     Raises:
         SekishoError: a rule cannot be computed on these values.
     """
-    decoded = decode(record, fetched["value"])
+    record, fetched, decoded = events.record, events.fetched, events.decoded
     accepted = _places(fetched, decoded.rows)
-    events = decoded.table
-    broker_time = _broker_time(accepted["broker_time"], events["occurred_at"], until)
+    fields = decoded.table
+    broker_time = _broker_time(accepted["broker_time"], fields["occurred_at"], until)
     wanted = judge.columns_of(record) | judge.columns_of(record, "serials")
-    joined = join(record, events, broker_time, references, wanted, judge.levels_of(record))
+    joined = join(record, fields, broker_time, references, wanted, judge.levels_of(record))
     judgement = judge.judge(record, joined)
     landed = {
-        **{name: events[name] for name in record.by_name},
+        **{name: fields[name] for name in record.by_name},
         **{name: accepted[name] for name in COORDINATES.names},
         **{
             name: joined.rows[name]

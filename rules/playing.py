@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rules.judge import Judge
-from rules.pipeline import Landing, admit_references, judge_events
+from rules.pipeline import Landing, admit_references, decode_events, judge_events
 from rules.reconciler.given import REJECTED, Clock, StepInput, before_landing, event_schema
 from rules.reconciler.step import Reconciler
 from rules.references import References
@@ -164,7 +164,7 @@ class _Topics:
         self._offsets[record.topic] = first + len(batch)
         rows = fetched(record, batch, first)
         if record.is_event:
-            landing = judge_events(record, rows, self._references, self._judge)
+            landing = judge_events(decode_events(record, rows), self._references, self._judge)
         else:
             landing = admit_references(record, rows, self._references)
             self._references.add(record, landing.typed)

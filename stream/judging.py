@@ -4,12 +4,13 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rules.judge import Judge
-from rules.pipeline import Landing, admit_references, admit_ticks, judge_events
+from rules.pipeline import Events, Landing, admit_references, admit_ticks, decode_events, judge_events
 from rules.references import References
 from rules.rule import Status
 from rules.suppressions import Suppression, suppressed
@@ -36,6 +37,20 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Decoded:
+    """A micro-batch: its records and bytes of values, since when it waits, the ranges it covers, and by topic
+    its events, decoded, and the fetches of all others."""
+
+    rows: int
+    bytes: int
+    since: float
+    ranges: Mapping[Partition, tuple[int, int]]
+    holes: Sequence[Hole]
+    events: Mapping[str, Events]
+    others: Mapping[str, Sequence[Fetch]]
+
+
+@dataclass(frozen=True)
 class Judged:
     """A judged micro-batch: its records and bytes of values, what lands, the ranges it covers, findings.
 
@@ -57,7 +72,7 @@ class Judged:
 
 
 class Judging:
-    """Holds the reference index and the rules. One call at a time, from any thread."""
+    """Holds the reference index and the rules. One call at a time, from any thread, but for `decode`."""
 
     def __init__(
         self,
@@ -87,13 +102,13 @@ class Judging:
             for fetch in unknown:
                 self.references.note_read(fetch.topic, fetch.partition, fetch.end)
 
-    def lacks(self, batch: Batch) -> bool:
+    def lacks(self, decoded: Decoded) -> bool:
         """Whether others have landed reference records before those of the batch that are not known yet.
 
         They decide which of its versions are new: `judge` it when `learn` has brought them.
         """
         known: dict[Partition, int] = {}
-        for fetch in batch.fetches:
+        for fetch in chain.from_iterable(decoded.others.values()):
             place = (fetch.topic, fetch.partition)
             if fetch.topic in REFERENCES:
                 if fetch.start > max(known.get(place, 0), self.references.known.get(place, 0)):
@@ -101,25 +116,37 @@ class Judging:
                 known[place] = fetch.end
         return False
 
-    def judge(self, batch: Batch) -> Judged:
-        """Judge a micro-batch, its reference records first."""
+    def decode(self, batch: Batch) -> Decoded:
+        """Decode a micro-batch's events. Reads nothing that other calls change, so it may run beside them."""
         by_topic = defaultdict(list)
         for fetch in batch.fetches:
             by_topic[fetch.topic].append(fetch)
-        landings = [self._own(topic, by_topic.pop(topic)) for topic in REFERENCES if topic in by_topic]
+        fetched = {
+            topic: to_arrow(by_topic.pop(topic), self._topic_ids) for topic in EVENTS if topic in by_topic
+        }
+        return Decoded(
+            batch.rows,
+            batch.bytes,
+            batch.since,
+            _ranges(batch.fetches),
+            _holes(batch.fetches),
+            {topic: decode_events(EVENTS[topic], rows) for topic, rows in fetched.items() if rows.num_rows},
+            by_topic,
+        )
+
+    def judge(self, batch: Decoded) -> Judged:
+        """Judge a micro-batch, its reference records first."""
+        landings = [self._own(topic, batch.others[topic]) for topic in REFERENCES if topic in batch.others]
         known = dict(self.references.known)
-        for topic, fetches in by_topic.items():
-            fetched = to_arrow(fetches, self._topic_ids)
-            if fetched.num_rows == 0:
-                continue
-            if topic == TICK.topic:
-                landings.append(admit_ticks(fetched))
-            else:
-                landings.append(judge_events(EVENTS[topic], fetched, self.references, self._judge))
+        for events in batch.events.values():
+            landings.append(judge_events(events, self.references, self._judge))
+        if TICK.topic in batch.others:
+            landings.append(admit_ticks(to_arrow(batch.others[TICK.topic], self._topic_ids)))
         messages = self._messages(landings, known)
         landed = [landing for landing in landings if landing.raw.num_rows]
-        ranges, holes = _ranges(batch.fetches), _holes(batch.fetches)
-        return Judged(batch.rows, batch.bytes, batch.since, landed, ranges, holes, known, messages)
+        return Judged(
+            batch.rows, batch.bytes, batch.since, landed, batch.ranges, batch.holes, known, messages
+        )
 
     def _admit(self, topic: str, fetches: Sequence[Fetch]) -> Landing:
         record = REFERENCES[topic]

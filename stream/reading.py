@@ -11,8 +11,8 @@ from stream.judging import Batch
 from stream.positions import Partition, Start
 from stream.settings import Settings
 
-ROOM = 1  # batches that may wait before agents do, and to be written before the next is judged
-FEW = 0.02  # of `batch_rows`; a batch below costs more in queries than in records,
+ROOM = 1  # batches that may wait before agents do
+FEW = 1 / 30  # of `batch_rows`; a batch below costs more in queries than in records,
 PATIENCE = 1.0  # so it may wait for so many seconds
 
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rules.judge import Judge
-from rules.pipeline import Landing, admit_references, admit_ticks, judge_events
+from rules.pipeline import Landing, admit_references, admit_ticks, decode_events, judge_events
 from rules.reconciler.given import Clock, StepOutput
 from rules.references import References
 from rules.rule import Rule
@@ -118,7 +118,8 @@ class _Replaying:
         if topic == TICK.topic:
             return admit_ticks(fetched)
         if topic in EVENTS:
-            return judge_events(EVENTS[topic], fetched, self._references, self._judge, self._until)
+            events = decode_events(EVENTS[topic], fetched)
+            return judge_events(events, self._references, self._judge, self._until)
         record = REFERENCES[topic]
         from_kafka = fetched["broker_time"].null_count == 0
         landing = admit_references(record, fetched, self._references, keyed=from_kafka)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rules.judge import Judge
-from rules.pipeline import Landing, admit_references, judge_events
+from rules.pipeline import Landing, admit_references, decode_events, judge_events
 from rules.reconciler.given import Clock, StepOutput
 from rules.reconciler.step import Reconciler
 from rules.references import References
@@ -153,7 +153,7 @@ def _land_file(
     for fetched in fetch(file, record):
         progress(pc.sum(pc.binary_length(fetched.column("value"))).as_py() or 0)
         if record.is_event:
-            landing = judge_events(record, fetched, references, judge, until)
+            landing = judge_events(decode_events(record, fetched), references, judge, until)
         else:
             landing = admit_references(record, fetched, references, keyed=False)
             references.add(record, landing.typed)

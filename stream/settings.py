@@ -64,12 +64,12 @@ class Settings:
     ssl_certificate: str = _setting("", "File of this client's certificate chain (PEM).")
     ssl_key: str = _setting("", "File of the certificate's private key (PEM).")
     ssl_key_password: str = _setting("", "Password of the private key.", secret=True)
-    batch_rows: int = _setting(50_000, "Judge what was read once it has this many records,", least=1)
+    batch_rows: int = _setting(33_000, "Judge what was read once it has this many records,", least=1)
     batch_bytes: int = _setting(32 * MIB, "… or this many bytes of values,", least=1)
     batch_ms: int = _setting(
         100,
         "… or has waited for this many milliseconds; a second, where that is longer, as long as it has "
-        "fewer than a fiftieth of --batch-rows.",
+        "fewer than a thirtieth of --batch-rows.",
         least=1,
     )
     commit_rows: int = _setting(1_000_000, "Commit to the lake once it has this many records,", least=1)

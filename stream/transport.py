@@ -9,6 +9,7 @@ This rests on private names of the pinned Faust (`FAUST_HOOKS`); `new_app` fails
 """
 
 import inspect
+import time
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
@@ -39,8 +40,15 @@ FAUST_HOOKS: dict[Any, dict[str, tuple[str, ...]]] = {
 }
 """Methods of Faust that are overridden or called and may change, with their parameters."""
 
-CONSUMER_HOOKS = ("_key_deserializer", "_isolation_level", "_auto_offset_reset", "_subscription")
-"""Private attributes of aiokafka's consumer: three are set before it starts, the last is read."""
+CONSUMER_HOOKS = ("_key_deserializer", "_isolation_level", "_auto_offset_reset", "_subscription", "_fetcher")
+"""Private attributes of aiokafka's consumer: three are set before it starts, the others are read."""
+
+# While records wait to be taken, the next request to their broker asks for the idle partitions only: every
+# other one then waits for its answer, with Faust's setting for a second and a half.
+FETCH_BYTES = 1 << 20  # that a fetch waits for
+FETCH_MS = 250  # for so long: each costs some 0.5 ms, however few records it brings
+BRISK_MS = 50  # where they come fast, so that the last of a backlog need not wait
+BRISK = 10 << 20  # bytes a second
 
 STALE = -2
 """The epoch of fetches that no seek stands behind; owners must drop them."""
@@ -86,6 +94,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     epoch = STALE
     _sought: Any = None  # aiokafka's assignment whose partitions have all been sought
+    _fetched_at = 0.0
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -95,10 +104,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._isolation_level = "read_committed"
         # Without this an offset outside the log silently becomes its start.
         consumer._auto_offset_reset = "none"
-        # While records wait to be taken, the next request to their broker asks for the idle partitions only:
-        # every other one then waits for its answer, with Faust's setting for a second and a half.
-        consumer._fetch_max_wait_ms = 250
-        consumer._fetch_min_bytes = 1 << 20
+        consumer._fetch_max_wait_ms = FETCH_MS
+        consumer._fetch_min_bytes = FETCH_BYTES
         return consumer
 
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
@@ -113,7 +120,17 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             for fetch in fetches:
                 fetch.epoch = epoch
             together.setdefault(tp.topic, (tp, []))[1].extend(fetches)
+        self._pace(sum(fetch.bytes for _, fetches in together.values() for fetch in fetches))
         return {tp: [fetches] for tp, fetches in together.values()}
+
+    def _pace(self, fetched: int) -> None:
+        """Set for how long the next fetch may wait, by how fast these bytes have come."""
+        now = time.monotonic()
+        is_brisk = fetched > BRISK * (now - self._fetched_at)
+        self._fetched_at = now
+        fetcher = self._ensure_consumer()._fetcher
+        assert hasattr(fetcher, "_fetch_max_wait_ms"), "aiokafka's fetcher has changed"
+        fetcher._fetch_max_wait_ms = BRISK_MS if is_brisk else FETCH_MS
 
     def _assignment(self) -> Any:
         subscription = self._ensure_consumer()._subscription.subscription

@@ -1,11 +1,11 @@
 """The worker: a Faust app that reads, judges and lands, with offsets that only the lake decides.
 
-    agents → Intake → judging thread → landing thread → lake
-                             └→ custody.findings, acknowledged before the commit
+    agents → Intake → decoding thread → judging thread → landing thread → lake
+                                               └→ custody.findings, acknowledged before the commit
 
-Batches are judged while those before them are written or committed, so that a finding never waits for the
-disk. `_turn` is held by whoever moves batches on: the pump, a flush, or a seek, which drops what has not
-landed.
+A batch is decoded while the one before it is judged and the one before that is written or committed, so that
+a finding never waits for the disk. `_turn` is held by whoever moves batches on: the pump, a flush, or a seek,
+which drops what has not landed.
 """
 
 import asyncio
@@ -30,11 +30,11 @@ from sinks.lake import Conflict
 from sinks.metrics import Metrics
 from stream.fetches import Fetch, Unreadable
 from stream.follow import Follower
-from stream.judging import Judged, Judging
+from stream.judging import Decoded, Judged, Judging
 from stream.landing import Lander, found
 from stream.positions import Partition, Start, starts
 from stream.publish import Publisher
-from stream.reading import ROOM, Intake
+from stream.reading import Intake
 from stream.settings import Settings
 from stream.transport import App, fetch_topic, new_app
 
@@ -42,14 +42,15 @@ _log = logging.getLogger(__name__)
 
 TOPICS = (*EVENTS, *REFERENCES, TICK.topic)
 """What workers read; ticks are read once there is a topic of them, which a reconciler needs, not a worker."""
+AHEAD = 1.5  # batches that may be judged and written still when the next one has been decoded
 FOLLOW_SECONDS = 0.05  # between two looks at whether the follower has come so far
 FOLLOW_LIMIT = 90.0  # seconds to wait for it; it looks for new partitions every thirty
 STOP_SECONDS = 20.0  # for Faust to leave the group
 
 
 @dataclass(frozen=True)
-class _Landing:
-    """A judged batch of so many records on its way into the lake."""
+class _Passing:
+    """A decoded batch of so many records on its way into the lake."""
 
     rows: int
     task: asyncio.Task[None]
@@ -66,10 +67,12 @@ class Worker:
         self._intake = Intake(settings, metrics)
         self._publisher = Publisher(settings)
         self._follower = Follower(settings, set(REFERENCES), self._learn)
+        self._decode_thread = ThreadPoolExecutor(1, "decoding")
         self._judge_thread = ThreadPoolExecutor(1, "judging")
         self._land_thread = ThreadPoolExecutor(1, "landing")
         self._turn = asyncio.Lock()
-        self._landings: deque[_Landing] = deque()  # each waits for the one before it
+        self._judges = asyncio.Lock()  # held by the batch that is judged, in the order in which they came
+        self._passing: deque[_Passing] = deque()
         self._places: dict[Partition, Start] = {}
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._app: App = new_app(
@@ -167,8 +170,8 @@ class Worker:
         ):
             with contextlib.suppress(Exception, asyncio.CancelledError):
                 await asyncio.wait_for(stop(), seconds)
-        self._judge_thread.shutdown()
-        self._land_thread.shutdown()
+        for thread in (self._decode_thread, self._judge_thread, self._land_thread):
+            thread.shutdown()
 
     def _lander_abort(self) -> None:
         with contextlib.suppress(Exception):
@@ -230,49 +233,44 @@ class Worker:
         """Wait until a batch is due, the transaction is due, or the landing of a batch has ended."""
         self._intake.wake.clear()
         waits = [wait for wait in (self._intake.due_in(), self._commit_in()) if wait is not None]
-        if self._landings and self._landings[0].task.done():
+        if self._passing and self._passing[0].task.done():
             return
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._intake.wake.wait(), min(waits) if waits else None)
 
     def _commit_in(self) -> float | None:
-        if not self._lander.is_open or self._landings:
+        if not self._lander.is_open or self._passing:
             return None
         return max(0.0, self._settings.commit_seconds - self._lander.age)
 
     async def _step(self) -> None:
         if self._intake.due_in() == 0.0:
-            await self._judge()
+            await self._begin()
             return
-        await self._landed(unless=lambda: not self._landings[0].task.done())
-        if not self._landings and self._lander.is_due:
+        await self._landed(unless=lambda: not self._passing[0].task.done())
+        if not self._passing and self._lander.is_due:
             await self._commit()
 
-    async def _judge(self) -> None:
+    async def _begin(self) -> None:
+        """Decode what has been read, and send it on its way."""
         began = time.monotonic()
-        batch = self._intake.take()
-        while self._judging.lacks(batch):  # of partitions taken over; the follower is about to bring it
-            if time.monotonic() - began > FOLLOW_LIMIT:
-                raise SekishoError(
-                    "reference records that other workers landed cannot be followed; start the worker again, "
-                    "which reads them from the lake; nothing is lost"
-                )
-            await asyncio.sleep(FOLLOW_SECONDS)
-        judged: Judged = await self._on(self._judge_thread, self._judging.judge, batch)
-        self._publisher.put(judged.messages)
-        found(judged, self._metrics)
-        await self._landed(unless=lambda: self._has_room(judged))
-        before = self._landings[-1].task if self._landings else None
-        task = asyncio.create_task(self._land(judged, began, before))
+        decoded: Decoded = await self._on(self._decode_thread, self._judging.decode, self._intake.take())
+        await self._landed(unless=self._has_room)
+        before = self._passing[-1].task if self._passing else None
+        task = asyncio.create_task(self._pass(decoded, began, before))
         task.add_done_callback(lambda _: self._intake.wake.set())
-        self._landings.append(_Landing(judged.rows, task))
+        self._passing.append(_Passing(decoded.rows, task))
 
-    def _has_room(self, judged: Judged) -> bool:
-        """Whether the batch may wait to be written beside those that do."""
-        waiting = sum(landing.rows for landing in self._landings)
-        return waiting + judged.rows <= ROOM * self._settings.batch_rows
+    def _has_room(self) -> bool:
+        """Whether another batch may wait behind those on their way."""
+        return sum(batch.rows for batch in self._passing) <= AHEAD * self._settings.batch_rows
 
-    async def _land(self, judged: Judged, began: float, before: asyncio.Task[None] | None) -> None:
+    async def _pass(self, decoded: Decoded, began: float, before: asyncio.Task[None] | None) -> None:
+        """Judge and land a batch behind the one before it; raises what that one has raised."""
+        async with self._judges:
+            if before is not None and before.done():
+                before.result()
+            judged = await self._judge(decoded)
         if before is not None:
             await before
         if self._lander.must_commit_before(judged):
@@ -282,12 +280,26 @@ class Worker:
         if self._lander.is_due:
             await self._commit()
 
+    async def _judge(self, decoded: Decoded) -> Judged:
+        deadline = time.monotonic() + FOLLOW_LIMIT
+        while self._judging.lacks(decoded):  # of partitions taken over; the follower is about to bring it
+            if time.monotonic() > deadline:
+                raise SekishoError(
+                    "reference records that other workers landed cannot be followed; start the worker again, "
+                    "which reads them from the lake; nothing is lost"
+                )
+            await asyncio.sleep(FOLLOW_SECONDS)
+        judged: Judged = await self._on(self._judge_thread, self._judging.judge, decoded)
+        self._publisher.put(judged.messages)
+        found(judged, self._metrics)
+        return judged
+
     async def _landed(self, unless: Callable[[], bool] = lambda: False) -> None:
-        """Wait for batches that are being written, first to last, as long as there are any and `unless` does
-        not hold; raises what they raised.
+        """Wait for batches on their way, first to last, as long as there are any and `unless` does not hold;
+        raises what they raised.
         """
-        while self._landings and not unless():
-            await self._landings.popleft().task
+        while self._passing and not unless():
+            await self._passing.popleft().task
 
     async def _commit(self) -> None:
         await self._publisher.flush()
@@ -305,7 +317,7 @@ class Worker:
         async with self._turn:
             try:
                 if self._intake.due_in() is not None:
-                    await self._judge()
+                    await self._begin()
                 await self._landed()
                 await self._commit()
             except Conflict:
@@ -316,7 +328,7 @@ class Worker:
         # At once, before anybody else has a turn: what follows must not land on what is lost.
         self._intake.stop()
         self._intake.clear()
-        while self._landings:
+        while self._passing:
             with contextlib.suppress(Conflict):
                 await self._landed()
         await self._on(self._land_thread, self._lander.abort)

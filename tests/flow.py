@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 from kafka.admin import KafkaAdminClient
 
 from rules.judge import Judge
-from rules.pipeline import Landing, admit_references, judge_events
+from rules.pipeline import Landing, admit_references, decode_events, judge_events
 from rules.references import References
 from rules.rule import load_all
 from schemas.events import EVENTS
@@ -81,7 +81,7 @@ class Expected:
 
     def _land(self, topic: str, fetched: pa.RecordBatch) -> Landing:
         if topic in EVENTS:
-            return judge_events(EVENTS[topic], fetched, self._references, self._judge)
+            return judge_events(decode_events(EVENTS[topic], fetched), self._references, self._judge)
         landing = admit_references(REFERENCES[topic], fetched, self._references)
         self._references.add(REFERENCES[topic], landing.typed)
         return landing

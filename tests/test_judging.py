@@ -48,33 +48,37 @@ def judging(rule: Rule, suppressions: Sequence[Suppression] = ()) -> Judging:
     return Judging(Judge([rule]), {}, suppressions)
 
 
+def judge(middle: Judging, batch: Batch) -> Judged:
+    return middle.judge(middle.decode(batch))
+
+
 def suppression(subject: str, expires: date = TODAY) -> Suppression:
     return Suppression("flag.access.big", subject, "someone", "because", expires, Path("known.toml"))
 
 
 def test_a_finding_is_told_once_and_every_firing_lands(rule: Rule) -> None:
     middle = judging(rule)
-    first, second = middle.judge(batch()), middle.judge(batch(3))
+    first, second = judge(middle, batch()), judge(middle, batch(3))
     assert told(first) == [f"party:{party}" for party in PARTIES]
     assert told(second) == []
     assert [landing.findings.num_rows for judged in (first, second) for landing in judged.landings] == [3, 3]
 
 
 def test_what_an_experimental_rule_finds_lands_and_is_not_told(rule: Rule) -> None:
-    judged = judging(replace(rule, status=Status.EXPERIMENTAL)).judge(batch())
+    judged = judge(judging(replace(rule, status=Status.EXPERIMENTAL)), batch())
     assert told(judged) == []
     assert judged.landings[0].findings.num_rows == 3
 
 
 def test_what_is_suppressed_lands_and_is_not_told(rule: Rule) -> None:
-    judged = judging(rule, [suppression("party:P-*"), suppression("party:Q-11")]).judge(batch())
+    judged = judge(judging(rule, [suppression("party:P-*"), suppression("party:Q-11")]), batch())
     assert told(judged) == ["party:Q-1"]
     assert judged.landings[0].findings.num_rows == 3
 
 
 def test_a_suppression_that_has_expired_hides_nothing(rule: Rule) -> None:
     expired = suppression("party:P-1", TODAY - timedelta(days=2))
-    assert told(judging(rule, [expired]).judge(batch())) == [f"party:{party}" for party in PARTIES]
+    assert told(judge(judging(rule, [expired]), batch())) == [f"party:{party}" for party in PARTIES]
 
 
 def parties(start: int, end: int) -> Fetch:
@@ -94,20 +98,20 @@ def test_what_another_worker_landed_is_learned_after_its_partition_was_taken_ove
     """The follower has come to 4, another worker landed 4 and 5, and this one is given what follows."""
     place, middle = ("custody.party", 0), judging(rule)
     middle.learn([parties(0, 4)])
-    assert middle.lacks(Batch([parties(6, 7)], 1, 0, time.monotonic()))
-    taken_over = middle.judge(Batch([parties(6, 7)], 1, 0, time.monotonic()))
+    assert middle.lacks(middle.decode(Batch([parties(6, 7)], 1, 0, time.monotonic())))
+    taken_over = judge(middle, Batch([parties(6, 7)], 1, 0, time.monotonic()))
     assert taken_over.known == {place: 4}, "4 and 5 are not known, whatever is known after them"
     assert middle.references.count(PARTY) == 5
     middle.learn([parties(4, 7)])
-    assert not middle.lacks(Batch([parties(6, 8), parties(8, 9)], 3, 0, time.monotonic()))
+    assert not middle.lacks(middle.decode(Batch([parties(6, 8), parties(8, 9)], 3, 0, time.monotonic())))
     assert middle.references.known == {place: 7}
     assert middle.references.count(PARTY) == 7
 
 
 def test_what_is_read_on_where_it_is_known_counts_as_known(rule: Rule) -> None:
     place, middle = ("custody.party", 0), judging(rule)
-    assert middle.judge(Batch([parties(0, 2)], 2, 0, time.monotonic())).known == {place: 2}
-    assert middle.judge(Batch([parties(2, 3), parties(3, 5)], 3, 0, time.monotonic())).known == {place: 5}
+    assert judge(middle, Batch([parties(0, 2)], 2, 0, time.monotonic())).known == {place: 2}
+    assert judge(middle, Batch([parties(2, 3), parties(3, 5)], 3, 0, time.monotonic())).known == {place: 5}
     middle.learn([parties(1, 4)])
     assert middle.references.known == {place: 5}
     assert middle.references.count(PARTY) == 5

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from rules.judge import Judge
-from rules.pipeline import Landing, admit_references, judge_events
+from rules.pipeline import Landing, admit_references, decode_events, judge_events
 from rules.references import References
 from rules.rule import InForce, Kind, Rule, Severity, Status
 from schemas.events import ACCESS, ALLOCATION
@@ -115,7 +115,7 @@ def test_events_land_as_raw_typed_and_findings() -> None:
         None,
     ]
     batch = fetched(ACCESS, values)
-    landing = judge_events(ACCESS, batch, references, Judge([UNKNOWN, CLOCK]))
+    landing = judge_events(decode_events(ACCESS, batch), references, Judge([UNKNOWN, CLOCK]))
     assert landing.raw.schema.equals(_schema(RAW))
     assert landing.raw.select(FETCHED.names).equals(batch)
     assert landing.raw["disposition"].to_pylist() == ["accepted", "rejected", "accepted", "rejected"]
@@ -155,7 +155,9 @@ def test_every_serial_has_its_own_finding_and_one_verdict() -> None:
     asset = {"serial": "SN1", "version": 1, "valid_from": "1970-01-01T00:00:00Z"}
     admit(references, ASSET, fetched(ASSET, [asset], [b"SN1"]))
     event = _access(action="allocated", allocation_id="A", serials=["SN3", "SN1", "SN2", "SN3"])
-    landing = judge_events(ALLOCATION, fetched(ALLOCATION, [event]), references, Judge([SERIAL]))
+    landing = judge_events(
+        decode_events(ALLOCATION, fetched(ALLOCATION, [event])), references, Judge([SERIAL])
+    )
     assert landing.findings["subject"].to_pylist() == ["serial:SN2", "serial:SN3"]
     assert landing.typed["verdicts"].to_pylist() == [["gap.procurement.serial_unknown"]]
     assert landing.typed["sku_unknown"].to_pylist() == [True]
@@ -168,9 +170,8 @@ def test_event_time_stands_in_for_broker_time_in_files(
     until: int | None, future: list[bool], broker: list[int]
 ) -> None:
     values = [_access(), _access(occurred_at="1970-01-01T00:16:00Z")]
-    landing = judge_events(
-        ACCESS, fetched(ACCESS, values, broker_time=None), References(), Judge([CLOCK]), until
-    )
+    events = decode_events(ACCESS, fetched(ACCESS, values, broker_time=None))
+    landing = judge_events(events, References(), Judge([CLOCK]), until)
     assert landing.typed["future"].to_pylist() == future
     assert landing.typed["broker_time"].cast(pa.int64()).to_pylist() == [at * MINUTE for at in broker]
     assert landing.findings.num_rows == sum(future)
@@ -270,7 +271,7 @@ def test_batches_of_nothing_and_of_rejections(record: Record) -> None:
     for values in ([], [b"[]", b"x"]):
         batch = fetched(record, values)
         if record.is_event:
-            landing = judge_events(record, batch, References(), Judge([UNKNOWN, SERIAL]))
+            landing = judge_events(decode_events(record, batch), References(), Judge([UNKNOWN, SERIAL]))
         else:
             landing = admit(References(), record, batch)
         assert landing.raw["reason"].to_pylist() == ["not_object", "not_json"][: len(values)]

@@ -115,14 +115,14 @@ def test_a_batch_is_due_by_rows_or_by_time() -> None:
 
 def test_a_batch_of_few_records_may_wait_longer() -> None:
     async def run() -> None:
-        found = intake(settings=Settings(batch_rows=250, batch_ms=500))
+        found = intake(settings=Settings(batch_rows=150, batch_ms=500))
         await found.put(fetch(0, 4))
         assert 0.5 < (found.due_in() or 0) <= PATIENCE
         found.wake.clear()
         await found.put(fetch(4, 1))
         assert 0 < (found.due_in() or 0) <= 0.5
         assert found.wake.is_set()
-        patient = intake(settings=Settings(batch_rows=250, batch_ms=2000))
+        patient = intake(settings=Settings(batch_rows=150, batch_ms=2000))
         await patient.put(fetch(0, 4))
         assert 1.5 < (patient.due_in() or 0) <= 2.0, "no longer than asked, where more is asked"
 
@@ -139,7 +139,8 @@ def test_what_was_given_up_is_skipped_and_noted() -> None:
     batch = asyncio.run(run())
     covered = [(item.start, item.end, to_arrow([item], {})["offset"].to_pylist()) for item in batch.fetches]
     assert covered == [(5, 5, []), (5, 7, [5, 6])]
-    judged = Judging(Judge([]), {}).judge(batch)
+    judging = Judging(Judge([]), {})
+    judged = judging.judge(judging.decode(batch))
     assert judged.ranges == {PLACE: (5, 7)}
     assert judged.holes == [(*PLACE, 5, 5)]
 
@@ -175,7 +176,8 @@ class Lake:
 
 
 def judged(judging: Judging, *fetches: Fetch, waited: float = 0.0) -> Judged:
-    return judging.judge(Batch(fetches, sum(map(len, fetches)), 0, time.monotonic() - waited))
+    batch = Batch(fetches, sum(map(len, fetches)), 0, time.monotonic() - waited)
+    return judging.judge(judging.decode(batch))
 
 
 def test_a_commit_holds_events_judged_with_one_state_of_knowledge() -> None:

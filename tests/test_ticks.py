@@ -62,7 +62,7 @@ def test_a_worker_lands_ticks_in_raw_alone(tmp_path: Path) -> None:
     records = from_rows((row, 1000, None, None, value) for row, value in enumerate(values))
     fetch = Fetch(TICK.topic, 0, 0, count, records, 1)
     judging = Judging(Judge([]), {})
-    judged = judging.judge(Batch([fetch], count, 1, 0.0))
+    judged = judging.judge(judging.decode(Batch([fetch], count, 1, 0.0)))
     assert not judged.has_events, "a tick is judged against nothing, so it ends no transaction"
     lander = Lander(lake, Settings(), Metrics())
     lander.append(judged)

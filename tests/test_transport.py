@@ -20,7 +20,7 @@ from schemas.tables import FETCHED
 from stream import fetches, transport
 from stream.fetches import COLUMNS, Fetch, to_arrow
 from stream.record_batches import from_rows
-from stream.transport import STALE, ConsumerThread, fetch_topic, new_app
+from stream.transport import BRISK_MS, FETCH_MS, STALE, ConsumerThread, fetch_topic, new_app
 
 BAD_KEY = b"\xff\xfe"
 
@@ -252,6 +252,7 @@ def test_fetches_of_an_assignment_that_was_not_sought_are_stale(monkeypatch: pyt
     class Subscribed:
         def __init__(self) -> None:
             self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=object()))
+            self._fetcher = SimpleNamespace(_fetch_max_wait_ms=0)
 
         def assignment(self) -> set[TopicPartition]:
             return {here}
@@ -281,6 +282,23 @@ def test_fetches_of_an_assignment_that_was_not_sought_are_stale(monkeypatch: pyt
     assert (epoch(), sought) == (STALE, [5])
     asyncio.run(thread._seek_epoch(3, {here: 7}))
     assert epoch() == 3
+
+
+def test_a_fetch_waits_long_only_where_little_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    consumer, now = SimpleNamespace(_fetcher=SimpleNamespace(_fetch_max_wait_ms=0)), 1000.0
+    monkeypatch.setattr("stream.transport.time.monotonic", lambda: now)
+    thread = ConsumerThread.__new__(ConsumerThread)
+    monkeypatch.setattr(thread, "_ensure_consumer", lambda: consumer)
+
+    def wait(seconds: float, fetched: int) -> int:
+        nonlocal now
+        now += seconds
+        thread._pace(fetched)
+        return int(consumer._fetcher._fetch_max_wait_ms)
+
+    assert wait(0.25, 1 << 20) == FETCH_MS  # 4 MiB a second
+    assert wait(0.05, 1 << 20) == BRISK_MS  # 20
+    assert wait(0.05, 0) == FETCH_MS
 
 
 @pytest.mark.parametrize("name", ["_fetch_records", "_create_worker_consumer", "call_thread"])

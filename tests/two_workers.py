@@ -9,7 +9,7 @@ from itertools import groupby
 import pyarrow as pa
 
 from rules.judge import Judge
-from rules.pipeline import Landing, admit_references, admit_ticks, judge_events
+from rules.pipeline import Landing, admit_references, admit_ticks, decode_events, judge_events
 from rules.references import References
 from schemas.events import EVENTS
 from schemas.record import TIME
@@ -64,7 +64,8 @@ class Worker:
             if topic == TICK.topic:
                 landings.append(admit_ticks(fetched(group)))
             else:
-                landings.append(judge_events(EVENTS[topic], fetched(group), self.references, self._judge))
+                events = decode_events(EVENTS[topic], fetched(group))
+                landings.append(judge_events(events, self.references, self._judge))
         return landings
 
     def _admit(self, topic: str, records: Sequence[Arrival]) -> Landing:

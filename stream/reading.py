@@ -12,7 +12,7 @@ from stream.positions import Partition, Start
 from stream.settings import Settings
 
 ROOM = 1  # batches that may wait before agents do
-FEW = 1 / 30  # of `batch_rows`; a batch below costs more in queries than in records,
+FEW = 1 / 40  # of `batch_rows`; a batch below costs more in queries than in records,
 PATIENCE = 1.0  # so it may wait for so many seconds
 
 

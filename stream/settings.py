@@ -69,7 +69,7 @@ class Settings:
     batch_ms: int = _setting(
         100,
         "… or has waited for this many milliseconds; a second, where that is longer, as long as it has "
-        "fewer than a thirtieth of --batch-rows.",
+        "fewer than a fortieth of --batch-rows.",
         least=1,
     )
     commit_rows: int = _setting(1_000_000, "Commit to the lake once it has this many records,", least=1)

@@ -115,14 +115,14 @@ def test_a_batch_is_due_by_rows_or_by_time() -> None:
 
 def test_a_batch_of_few_records_may_wait_longer() -> None:
     async def run() -> None:
-        found = intake(settings=Settings(batch_rows=150, batch_ms=500))
+        found = intake(settings=Settings(batch_rows=200, batch_ms=500))
         await found.put(fetch(0, 4))
         assert 0.5 < (found.due_in() or 0) <= PATIENCE
         found.wake.clear()
         await found.put(fetch(4, 1))
         assert 0 < (found.due_in() or 0) <= 0.5
         assert found.wake.is_set()
-        patient = intake(settings=Settings(batch_rows=150, batch_ms=2000))
+        patient = intake(settings=Settings(batch_rows=200, batch_ms=2000))
         await patient.put(fetch(0, 4))
         assert 1.5 < (patient.due_in() or 0) <= 2.0, "no longer than asked, where more is asked"
 

@@ -4,6 +4,10 @@ Every payload is either understood whole or left over, unnamed fields included. 
 wrong, only rare: escapes, integers of 19 digits or more, other numbers with an exponent or that long, nesting
 deeper than 64.
 
+Emitters lay their records out alike, and names are half of them. So what stood before a value, from the brace
+or the value before on, is remembered, and where the same bytes stand again they mean the same: they are
+compared, eight at a time, and not read.
+
 `data` must have `PAD` zero bytes behind the last payload. A zero byte ends every loop, a brace that closes
 before or after the end of its payload makes that payload left over: so no text is read as part of another.
 """
@@ -18,6 +22,7 @@ from schemas.json_guards import Bytes, Ints
 
 Places = npt.NDArray[np.int32]
 Table = npt.NDArray[Any]
+Words = npt.NDArray[np.uint64]
 
 PAD = 8
 TABLE = 1024
@@ -31,6 +36,9 @@ _IS_OTHER = 0
 _QUOTE, _ESCAPE, _COLON, _COMMA, _POINT, _MINUS, _ZERO, _NINE, _E, _SMALL_E, _F = b'"\\:,.-09Eef'
 _OPEN, _CLOSE, _OPEN_LIST, _CLOSE_LIST = b"{}[]"
 _TRUE, _FALSE, _NULL = (int.from_bytes(word, "big") for word in (b"true", b"alse", b"null"))
+_MEMBERS = 64  # that are remembered
+_REACH = 8  # so many of them are looked at: a record may lack some
+_CHANGES = 1024  # of what is remembered; after that layouts are too various to be worth it
 _WHITE = np.zeros(256, dtype=np.bool_)
 _WHITE[list(b" \n\r\t")] = True
 _PLAIN = np.arange(256) >= 32  # what goes on within a string
@@ -181,43 +189,84 @@ def _list(data: Bytes, at: int, ends: Places, strings: int) -> tuple[int, int]:
     return -1, strings
 
 
+@inlined
+def _expected(words: Words, at: int, layout: Ints, member: int) -> int:
+    """Which of the members remembered stands at `at`, looked for from `member` on; -1 where none does."""
+    last = min(member + _REACH, layout[-1, 0])
+    while member < last:
+        like, left, place = layout[member, 0], layout[member, 1], at
+        while left > 8 and words[place] == words[like]:
+            like += 8
+            place += 8
+            left -= 8
+        if left <= 8 and (words[place] ^ words[like]) << np.uint64(64 - 8 * left) == 0:
+            return member
+        member += 1
+    return -1
+
+
+@compiled
+def _remember(layout: Ints, member: int, at: int, length: int, field: int) -> None:
+    """Puts a member, of so many bytes at `at`, before another one."""
+    count = layout[-1, 0]
+    layout[-1, 1] += 1
+    if count == _MEMBERS or layout[-1, 1] >= _CHANGES:
+        member = count = layout[-1, 0] = 0
+    if layout[-1, 1] >= _CHANGES:
+        return
+    for other in range(count, member, -1):
+        layout[other] = layout[other - 1]
+    layout[member, 0], layout[member, 1], layout[member, 2] = at, length, field
+    layout[-1, 0] = count + 1
+
+
 @compiled
 def _object(
-    data: Bytes, at: int, names: Bytes, name_ends: Ints, table: Ints, others: Ints, permitted: Ints,
-    kinds: Bytes, places: Places, numbers: Ints, ends: Places, strings: int,
+    data: Bytes, words: Words, at: int, names: Bytes, name_ends: Ints, table: Ints, others: Ints,
+    permitted: Ints, kinds: Bytes, places: Places, numbers: Ints, ends: Places, strings: int, layout: Ints,
 ) -> tuple[int, int]:  # fmt: skip
     """The place behind the object that begins at `at`, -1 where it is left over, and how many strings there
     are with its own. For the other arguments see `scan`; `kinds`, `places` and `numbers` are those of a row.
     """
     count = len(name_ends) - 1
     seen = np.uint64(0)
+    member = 0
+    begin = at  # of what stands before a value: a brace or a comma, the name and the colon
     if data[at] != _OPEN:
         return -1, strings
-    at = _white(data, at + 1)
-    if data[at] == _CLOSE:
-        return at + 1, strings
-    while data[at] == _QUOTE:
-        start = at + 1
-        at = _string_end(data, start)
-        if data[at] != _QUOTE:
-            break
-        # Spelt out: as a function of its own this takes as long as all the rest.
-        length = at - start
-        field = table[place_of(length, data[start], data[at - 1])]
-        while field < count:
-            first = name_ends[field]
-            same = name_ends[field + 1] - first == length
-            place = 0
-            while same and place < length:
-                same = names[first + place] == data[start + place]
-                place += 1
-            if same:
+    while True:
+        found = _expected(words, begin, layout, member)
+        if found >= 0:
+            at = _white(data, begin + layout[found, 1])
+            field = layout[found, 2]
+            member = found + 1
+        else:
+            at = _white(data, at + 1)
+            if data[at] != _QUOTE:
+                return (at + 1 if data[at] == _CLOSE and data[begin] == _OPEN else -1), strings
+            start = at + 1
+            at = _string_end(data, start)
+            if data[at] != _QUOTE:
                 break
-            field = others[field]
-        at = _white(data, at + 1)
-        if data[at] != _COLON:
-            break
-        at = _white(data, at + 1)
+            # Spelt out: as a function of its own this takes as long as all the rest.
+            length = at - start
+            field = table[place_of(length, data[start], data[at - 1])]
+            while field < count:
+                first = name_ends[field]
+                same = name_ends[field + 1] - first == length
+                place = 0
+                while same and place < length:
+                    same = names[first + place] == data[start + place]
+                    place += 1
+                if same:
+                    break
+                field = others[field]
+            at = _white(data, at + 1)
+            if data[at] != _COLON:
+                break
+            at = _white(data, at + 1)
+            _remember(layout, member, begin, at - begin, field)
+            member += 1
         if field == count:
             at = _value_end(data, at)
         else:
@@ -262,24 +311,24 @@ def _object(
             kinds[field] = kind
         if at < 0:
             break
+        begin = at
         at = _white(data, at)
         if data[at] == _CLOSE:
             return at + 1, strings
         if data[at] != _COMMA:
             break
-        at = _white(data, at + 1)
     return -1, strings
 
 
 @compiled
 def scan(
-    data: Bytes, offsets: Ints, names: Bytes, name_ends: Ints, table: Ints, others: Ints, permitted: Ints,
-    rows: Ints, kinds: Table, places: Table, numbers: Table, ends: Places,
+    data: Bytes, words: Words, offsets: Ints, names: Bytes, name_ends: Ints, table: Ints, others: Ints,
+    permitted: Ints, rows: Ints, kinds: Table, places: Table, numbers: Table, ends: Places,
 ) -> tuple[int, int]:  # fmt: skip
     """Reads payloads, each from its offset up to the next; returns how many were understood, and strings.
 
     Args:
-        data: see the top of the module.
+        data, words: see the top of the module; the 8 bytes from each place on, but for the last places.
         offsets: where payloads begin; one more, where the last one ends.
         names, name_ends: the fields' names one behind the other; where each begins, and the last one ends.
             There are at most 64 fields.
@@ -296,10 +345,12 @@ def scan(
     understood = 0
     strings = 0
     ends[0] = ends[1] = 0
+    # By member where it stood, its length and the field; last how many there are, and how often that changed.
+    layout = np.zeros((_MEMBERS + 1, 3), np.int64)
     for row in range(len(offsets) - 1):
         end, more = _object(
-            data, offsets[row], names, name_ends, table, others, permitted,
-            kinds[understood], places[understood], numbers[understood], ends, strings,
+            data, words, offsets[row], names, name_ends, table, others, permitted,
+            kinds[understood], places[understood], numbers[understood], ends, strings, layout,
         )  # fmt: skip
         if end >= 0 and _white(data, end) >= offsets[row + 1] and end <= offsets[row + 1]:
             rows[understood] = row

@@ -89,6 +89,7 @@ BYTES = (
     b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xc0\xaf", b"\xf4\x90\x80\x80", b"null", b"NaN", b'""', b"}{",
     b"}\n{", b"\\u", b':""', b"}\x00{",
 )  # fmt: skip
+LAYOUT = (b'"', b"{", b"}", b",", b":", b" ", b"\t", b"\n", b"\\", b"\x00", b"1")
 
 
 def value(rng: random.Random, field: Field) -> str:
@@ -185,9 +186,22 @@ def payload(rng: random.Random, record: Record, wildness: float) -> bytes | None
     return found
 
 
+def spoilt(rng: random.Random, good: bytes) -> bytes:
+    """The payload but for a byte or some, often one that a layout depends on."""
+    at = rng.randrange(len(good))
+    byte = rng.choice((*LAYOUT, rng.randbytes(1)))
+    return rng.choice(
+        (good[:at] + byte + good[at + rng.randrange(3) :], good[:at], good[:at] + good[at + 1 :])
+    )
+
+
 def batch(rng: random.Random, record: Record) -> Payloads:
-    """A batch of payloads, from all clean to all wild; or a few in all orders, as one emitter sends them."""
+    """A batch of payloads, from all clean to all wild; or a few in all orders, as one emitter sends them; or
+    of one layout, each spoilt at one place."""
     count = rng.choice((1, 2, 7, 40, 200))
+    if rng.random() < 0.2:
+        good = _written(rng, pairs_of(rng, record)).encode("utf-8", "surrogatepass")
+        return [good, *(spoilt(rng, good) for _ in range(count))]
     if rng.random() < 0.3:
         good = _written(rng, pairs_of(rng, record)).encode("utf-8", "surrogatepass")
         odd = [good[:-1] + f',"x":{rng.choice(WRONG)}}}'.encode() for _ in range(3)]

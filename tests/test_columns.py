@@ -211,6 +211,29 @@ def test_a_few_bad_payloads_leave_the_rest_on_the_fast_path(bad: bytes) -> None:
     check(ACCESS, payloads[:200])
 
 
+@pytest.mark.parametrize(
+    "byte", [b"", b" ", b'"', b"{", b"}", b",", b":", b"\\", b"\x00", b"\n", b"z", b"\xff"]
+)
+def test_a_byte_changed_anywhere_after_others_of_the_same_layout(byte: bytes) -> None:
+    spoilt = [GOOD[:at] + byte + GOOD[at + 1 :] for at in range(len(GOOD))]
+    more = [GOOD[:at] + byte + GOOD[at:] for at in range(len(GOOD))]
+    check(ACCESS, [GOOD, *spoilt, GOOD, *more, GOOD])
+
+
+def test_layouts_too_many_to_remember() -> None:
+    """Names of their own in each, in all more than are remembered, and the known ones in other orders."""
+    various: Payloads = []
+    for number in range(120):
+        pairs = [*json.loads(GOOD).items(), *((f"x{number}.{place}", place) for place in range(20))]
+        various.append(json.dumps(dict(pairs[number % 7 :] + pairs[: number % 7])).encode())
+    check(ACCESS, [*various, GOOD, *various])
+
+
+def test_a_name_that_stands_twice_where_it_is_expected() -> None:
+    twice = GOOD[:-1] + b"," + GOOD[1:]
+    check(ACCESS, [GOOD, twice, GOOD[:-1] + GOOD, twice, GOOD])
+
+
 def test_pieces_of_a_large_batch_keep_their_rows_apart() -> None:
     big = record("access", {"node": '"' + "n" * 300_000 + '"'})
     payloads = [big if place % 3 else GOOD for place in range(60)]

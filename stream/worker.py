@@ -71,7 +71,8 @@ class Worker:
         self._judge_thread = ThreadPoolExecutor(1, "judging")
         self._land_thread = ThreadPoolExecutor(1, "landing")
         self._turn = asyncio.Lock()
-        self._judges = asyncio.Lock()  # held by the batch that is judged, in the order in which they came
+        self._judge_idle = asyncio.Event()
+        self._judge_idle.set()
         self._passing: deque[_Passing] = deque()
         self._places: dict[Partition, Start] = {}
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -252,11 +253,18 @@ class Worker:
             await self._commit()
 
     async def _begin(self) -> None:
-        """Decode what has been read, and send it on its way."""
+        """Decode what has been read, and send it on its way once the batch before it has been judged.
+
+        What is read meanwhile is the next batch: a few large ones take less time than many small ones.
+        """
         began = time.monotonic()
         decoded: Decoded = await self._on(self._decode_thread, self._judging.decode, self._intake.take())
+        await self._judge_idle.wait()
         await self._landed(unless=self._has_room)
         before = self._passing[-1].task if self._passing else None
+        if before is not None and before.done():
+            before.result()
+        self._judge_idle.clear()
         task = asyncio.create_task(self._pass(decoded, began, before))
         task.add_done_callback(lambda _: self._intake.wake.set())
         self._passing.append(_Passing(decoded.rows, task))
@@ -266,11 +274,11 @@ class Worker:
         return sum(batch.rows for batch in self._passing) <= AHEAD * self._settings.batch_rows
 
     async def _pass(self, decoded: Decoded, began: float, before: asyncio.Task[None] | None) -> None:
-        """Judge and land a batch behind the one before it; raises what that one has raised."""
-        async with self._judges:
-            if before is not None and before.done():
-                before.result()
+        """Judge a batch, and land it behind the one before it; raises what that one has raised."""
+        try:
             judged = await self._judge(decoded)
+        finally:
+            self._judge_idle.set()
         if before is not None:
             await before
         if self._lander.must_commit_before(judged):

@@ -1,6 +1,7 @@
 """What a worker does without a broker: lets go of what another has landed, ends when a part of it does."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from schemas.reference import PARTY
 from sinks.lake import Lake
 from sinks.metrics import Metrics
 from stream.fetches import Fetch, Unreadable
-from stream.judging import Judging
+from stream.judging import Decoded, Judged, Judging
 from stream.landing import Lander
 from stream.record_batches import from_rows
 from stream.settings import Settings
@@ -95,6 +96,59 @@ def test_nothing_lands_on_what_a_seek_has_dropped(tmp_path: Path, ends: bool) ->
 
     with_worker(tmp_path, act)
     assert landed(tmp_path) == [("custody.access", 0, offset) for offset in range(0 if ends else 50)]
+
+
+def test_nothing_is_judged_or_lands_behind_a_batch_that_cannot_be_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[Decoded] = []
+
+    def refuse(batch: Decoded) -> Judged:
+        judged.append(batch)
+        raise SekishoError("rule flag.access.own cannot be judged")
+
+    async def act(worker: Worker) -> None:
+        monkeypatch.setattr(worker._judging, "judge", refuse)
+        await put(worker, fetch(0, 0, 100))
+        await worker._begin()
+        await put(worker, fetch(0, 100, 200))
+        with pytest.raises(SekishoError, match="cannot be judged"):
+            await worker._begin()
+
+    with_worker(tmp_path, act)
+    assert len(judged) == 1
+    assert landed(tmp_path) == []
+
+
+def test_a_batch_is_judged_while_the_one_before_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def act(worker: Worker) -> None:
+        written, judged = threading.Event(), asyncio.Event()
+        append, judge = worker._lander.append, worker._judge
+
+        def slow(batch: Judged) -> None:
+            assert written.wait(10)
+            append(batch)
+
+        async def noted(batch: Decoded) -> Judged:
+            found = await judge(batch)
+            if len(worker._passing) == 2:
+                judged.set()
+            return found
+
+        monkeypatch.setattr(worker._lander, "append", slow)
+        monkeypatch.setattr(worker, "_judge", noted)
+        for start in (0, 100):
+            await put(worker, fetch(0, start, start + 100))
+            await worker._begin()
+        await asyncio.wait_for(judged.wait(), 10)
+        assert worker._lander.rows_landed == 0
+        written.set()
+        await worker._flush()
+
+    with_worker(tmp_path, act)
+    assert landed(tmp_path) == [("custody.access", 0, offset) for offset in range(200)]
 
 
 def test_a_part_that_is_cancelled_ends_the_worker(tmp_path: Path) -> None:

@@ -27,19 +27,21 @@ def settle(lake: Lake, engine: Reconciler, at: datetime, landed: int = 0) -> Ite
     for commits in groups(lake.commits(engine.position), MOST_ROWS):
         cpu, wall = time.process_time(), time.monotonic()
         given = read_step(commits)
-        output = engine.step(given, settle=True, at=at)
+        rows = sum(table.num_rows for table in given.events.values())
+        duplicates = engine.take(given)
+        del given
+        output = engine.settle(at)
         before = lake.settled()
         step = 1 if before is None else before.step + 1
         tables = {
             "finding_event": output.events,
             "finding_history": output.history,
-            "duplicate": output.duplicates,
+            "duplicate": duplicates,
             "coverage": output.coverage,
         }
-        settled = Settled(step, given.raw_version, output.watermark, output.latest_broker_time, output.late)
+        settled = Settled(step, engine.position, output.watermark, output.latest_broker_time, output.late)
         lake.settle(settled, tables, at)
         engine.commit(step)
-        rows = sum(table.num_rows for table in given.events.values())
         landed += rows
         taken = (time.process_time() - cpu, time.monotonic() - wall)
         yield Step(landed, rows, *taken, output.events.num_rows)

@@ -89,7 +89,8 @@ def play(timeline: Timeline, rules: Sequence[Rule]) -> dict[str, str]:
     states: dict[str, str] = {}
     try:
         for given in _inputs(timeline, judge):
-            output = engine.step(given, settle=True, at=_EPOCH, final=True)
+            engine.take(given)
+            output = engine.settle(_EPOCH, final=True)
             engine.commit()
             found = output.history.select(["rule_id", "subject", "revision", "state"]).to_pylist()
             for row in sorted(found, key=lambda row: row["revision"]):

@@ -205,7 +205,7 @@ class ReconcilerProcess:
 
     async def _follow(self) -> int | None:
         """The lake's last step, which the state then covers; None where nothing was ever settled."""
-        settled = await self._on(self._reconciling.follow, datetime.now(UTC))
+        settled = await self._on(self._reconciling.follow)
         return None if settled is None else settled.step
 
     async def _pause(self, seconds: float) -> None:

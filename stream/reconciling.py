@@ -37,7 +37,8 @@ class Engine(Protocol):
     def position(self) -> int: ...
     @property
     def settled_step(self) -> int: ...
-    def step(self, given: StepInput, settle: bool, at: datetime, final: bool = False) -> StepOutput: ...
+    def take(self, given: StepInput) -> pa.Table: ...
+    def settle(self, at: datetime, final: bool = False) -> StepOutput: ...
     def commit(self, settled_step: int | None = None) -> None: ...
     def rollback(self) -> None: ...
     def absorb(self, events: pa.Table, history: pa.Table, step: int, clock: Clock) -> None: ...
@@ -57,8 +58,8 @@ class Skimmed:
     event_times: list[int] = field(default_factory=list)
     broker_times: list[int] = field(default_factory=list)
 
-    def add(self, given: StepInput, output: StepOutput) -> None:
-        self.duplicates.append(output.duplicates)
+    def add(self, given: StepInput, duplicates: pa.Table) -> None:
+        self.duplicates.append(duplicates)
         greatest = [pc.max(events["occurred_at"]) for events in given.events.values()]
         self.event_times += [time.value for time in greatest if time.is_valid]
         if given.broker_last is not None:
@@ -88,11 +89,10 @@ class Reconciling:
         """The last commit of raw that the state covers, 0 for none."""
         return self._engine.position
 
-    def follow(self, at: datetime) -> Settled | None:
+    def follow(self) -> Settled | None:
         """Bring the state silently to where the lake has been settled, by whomever; returns the last step.
 
-        `at` (with a zone) is the time now. The state must not be ahead of the lake. Raises Halted when
-        `halted` was set.
+        The state must not be ahead of the lake. Raises Halted when `halted` was set.
         """
         settled = self._lake.settled()
         if settled is not None:
@@ -100,13 +100,13 @@ class Reconciling:
         if settled is None or settled.step == self._engine.settled_step:
             return settled
         after, until = self._engine.position, settled.raw_version
-        self.skim(takewhile(lambda commit: commit.version <= until, self._lake.commits(after)), at)
+        self.skim(takewhile(lambda commit: commit.version <= until, self._lake.commits(after)))
         for findings in absorbed(self._lake, self._engine.settled_step, settled.step):
             with self._taken_back_on_error():
                 self._engine.absorb(findings.events, findings.history, findings.step, findings.clock)
         return settled
 
-    def skim(self, commits: Iterable[Commit], at: datetime) -> "Skimmed":
+    def skim(self, commits: Iterable[Commit]) -> Skimmed:
         """Take commits in without saying anything; nothing is decided by them until a settling step."""
         skimmed = Skimmed()
         for group in groups(commits):
@@ -114,9 +114,9 @@ class Reconciling:
                 raise Halted
             given = replace(read_step(group), clock=Clock(None, None))
             with self._taken_back_on_error():
-                output = self._engine.step(given, settle=False, at=at)
+                duplicates = self._engine.take(given)
                 self._engine.commit()
-            skimmed.add(given, output)
+            skimmed.add(given, duplicates)
         return skimmed
 
     def conclude(self, at: datetime, until: int | None = None, clock: Clock | None = None) -> StepOutput:
@@ -125,12 +125,14 @@ class Reconciling:
         Time is as after a last tick at `until` (µs), else what `clock` says, else the greatest event time and
         broker time that were read.
         """
-        skimmed = self.skim(self._lake.commits(self._engine.position), at)
+        skimmed = self.skim(self._lake.commits(self._engine.position))
         if until is not None:
             given = StepInput(self.position, broker_first=until, broker_last=until, tick=until)
         else:
             given = StepInput(self.position, clock=clock or skimmed.clock)
-        return self.settle(given, at, final=True, duplicates=skimmed.duplicates)
+        with self._taken_back_on_error():
+            duplicates = self._engine.take(given)
+            return self._settle(at, final=True, duplicates=[*skimmed.duplicates, duplicates])
 
     def turn(
         self, ends: Mapping[Partition, int], at: datetime, is_due: bool = False, final: bool = False
@@ -152,37 +154,31 @@ class Reconciling:
             unread |= {place for place in (*landed, *ends) if place[0] in EVENTS}
         if not group and not is_due:
             return None
+        with self._taken_back_on_error():
+            duplicates = self._engine.take(self._read(group, frozenset(unread)))
+            return self._settle(at, final, [duplicates])
+
+    def _read(self, group: Sequence[Commit], unread: frozenset[Partition]) -> StepInput:
         given = read_step(group) if group else StepInput(self.position)
         known = [time for time in (given.broker_last, self._latest) if time is not None]
-        given = replace(given, unread=frozenset(unread), broker_last=max(known, default=None))
-        return self.settle(given, at, final)
+        return replace(given, unread=unread, broker_last=max(known, default=None))
 
-    def settle(
-        self,
-        given: StepInput,
-        at: datetime,
-        final: bool = False,
-        duplicates: Sequence[pa.Table] = (),
-    ) -> StepOutput:
-        """Settle one step: engine, lake, then the state. Raises Conflict when the lake has moved on.
+    def _settle(self, at: datetime, final: bool, duplicates: Sequence[pa.Table]) -> StepOutput:
+        """Settle what was taken in: engine, lake, then the state. Raises Conflict when the lake has moved on.
 
-        `duplicates` are those that silent steps before it have found.
+        `duplicates` are what was found in the steps to be settled.
         """
         step = self._engine.settled_step + 1
-        with self._taken_back_on_error():
-            output = self._engine.step(given, settle=True, at=at, final=final)
-            output = replace(output, duplicates=_latest([*duplicates, output.duplicates]))
-            settled = Settled(
-                step, given.raw_version, output.watermark, output.latest_broker_time, output.late
-            )
-            tables = {
-                "finding_event": output.events,
-                "finding_history": output.history,
-                "duplicate": output.duplicates,
-                "coverage": output.coverage,
-            }
-            self._lake.settle(settled, tables, at)
-            self._engine.commit(step)
+        output = replace(self._engine.settle(at, final), duplicates=_latest(duplicates))
+        settled = Settled(step, self.position, output.watermark, output.latest_broker_time, output.late)
+        tables = {
+            "finding_event": output.events,
+            "finding_history": output.history,
+            "duplicate": output.duplicates,
+            "coverage": output.coverage,
+        }
+        self._lake.settle(settled, tables, at)
+        self._engine.commit(step)
         return output
 
     def last_history(self) -> pa.Table:

@@ -18,7 +18,7 @@ from schemas.tables import FINDING_EVENT, typed
 from schemas.ticks import TICK
 from sinks.lake import Commit
 
-MOST_ROWS = 400_000  # of one step: settled well before a standby takes over, unless a single commit has more
+MOST_ROWS = 800_000  # of one step: settled well before a standby takes over, unless a single commit has more
 
 
 def groups(commits: Iterable[Commit], most_rows: int | None = None) -> Iterator[list[Commit]]:

@@ -18,7 +18,8 @@ RULE = "gap.source.rejected"
 
 
 class FakeEngine:
-    """Counts events; says the count as a revision of one finding. `given` are the steps it was handed."""
+    """Counts events; says the count as a revision of one finding. `given` are the steps it was handed, and
+    whether they were settled."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.references = References()
@@ -43,22 +44,25 @@ class FakeEngine:
     def events(self) -> int:
         return int(self._kept["events"])
 
-    def step(self, given: StepInput, settle: bool, at: datetime, final: bool = False) -> StepOutput:
+    def take(self, given: StepInput) -> pa.Table:
         assert self._open is None
-        self.given.append((given, settle))
+        self.given.append((given, False))
         events = self._kept["events"] + sum(table.num_rows for table in given.events.values())
         self._open = {**self._kept, "position": given.raw_version, "events": events}
         duplicate = {"topic": "custody.access", "partition": 0, "offset": given.raw_version}
-        duplicates = pa.Table.from_pylist([duplicate], before_landing(DUPLICATE))
-        if not settle:
-            return StepOutput(duplicates=duplicates)
+        return pa.Table.from_pylist([duplicate], before_landing(DUPLICATE))
+
+    def settle(self, at: datetime, final: bool = False) -> StepOutput:
+        assert self._open is not None
+        given, _ = self.given[-1]
+        self.given[-1] = given, True
+        events = self._open["events"]
         row = {"finding_id": "f", "rule_id": RULE, "events": events, "revision": events, "suppressed": False}
         history = pa.Table.from_pylist([row], before_landing(FINDING_HISTORY))
         clock = given.clock or Clock(given.tick, given.broker_last)
         return StepOutput(
             history=history,
             published=pa.array([True]),
-            duplicates=duplicates,
             watermark=clock.watermark,
             latest_broker_time=clock.latest_broker_time,
         )

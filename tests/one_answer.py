@@ -12,9 +12,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
+import pyarrow as pa
 
 from rules.judge import Judge
-from rules.reconciler.given import StepInput, StepOutput
+from rules.reconciler.given import StepInput
 from rules.reconciler.step import Reconciler
 from rules.rule import Rule, load_all
 from sinks.lake import Conflict, Lake
@@ -41,11 +42,13 @@ class Stumbling(Reconciler):
 
     rng: random.Random
 
-    def step(self, given: StepInput, settle: bool, at: datetime, final: bool = False) -> StepOutput:
+    def take(self, given: StepInput) -> pa.Table:
         if self.rng.random() < 0.2:
-            super().step(given, settle, at, final)
+            super().take(given)
+            if self.rng.random() < 0.5:
+                super().settle(AT)
             self.rollback()
-        return super().step(given, settle, at, final)
+        return super().take(given)
 
 
 class Life:
@@ -78,7 +81,7 @@ class Life:
         reconciling = Reconciling(lake, engine)
         known.load(engine.references, lake, lake.offsets())
         self._state = state
-        reconciling.follow(self._at)
+        reconciling.follow()
         return reconciling, engine
 
     def live(self, records: list[Arrival]) -> None:

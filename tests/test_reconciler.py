@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import pyarrow as pa
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
 
 from deploy.local_kafka import LocalKafka
-from rules.reconciler.given import StepInput, StepOutput
+from rules.reconciler.given import StepInput
 from schemas.errors import SekishoError
 from schemas.events import ACCESS, EVENTS
 from schemas.times import parse_time
@@ -190,8 +191,8 @@ def test_no_ticks_are_sent_where_none_are_wanted(topics: LocalKafka, tmp_path: P
 
 def test_a_failing_engine_ends_the_process(topics: LocalKafka, tmp_path: Path) -> None:
     class Fails(FakeEngine):
-        def step(self, given: StepInput, settle: bool, at: datetime, final: bool = False) -> StepOutput:
-            super().step(given, settle, at, final)
+        def take(self, given: StepInput) -> pa.Table:
+            super().take(given)
             raise SekishoError("cannot go on")
 
     async def run() -> None:

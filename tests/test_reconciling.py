@@ -81,7 +81,7 @@ def test_a_state_that_is_behind_catches_up_silently(tmp_path: Path) -> None:
     add(lake, 40, 50)
     late = FakeEngine()
     other = Reconciling(Lake.open(tmp_path), late)
-    settled = other.follow(AT)
+    settled = other.follow()
     assert settled is not None
     assert (late.position, late.settled_step, late.events) == (4, 4, accepted(40))
     assert [settle for _, settle in late.given] == [False]
@@ -109,7 +109,7 @@ def test_a_crash_between_the_lake_and_the_state_settles_nothing_twice(tmp_path: 
     engine = FakeEngine(state)
     assert engine.position == 0
     again = Reconciling(Lake.open(tmp_path), engine)
-    again.follow(AT)
+    again.follow()
     assert turn(again) is None
     assert (engine.position, engine.settled_step, engine.events) == (1, 1, accepted(10))
     assert revisions(tmp_path) == [accepted(10)]
@@ -124,12 +124,12 @@ def test_who_loses_the_race_takes_the_step_back(tmp_path: Path) -> None:
     with pytest.raises(Conflict):
         turn(other)
     assert second.position == 0
-    other.follow(AT)
+    other.follow()
     add(lake, 10, 20)
     turn(other)
     with pytest.raises(Conflict):
         turn(one)
-    one.follow(AT)
+    one.follow()
     assert first.events == second.events == accepted(20)
     assert revisions(tmp_path) == [accepted(10), accepted(20)]
 
@@ -137,8 +137,8 @@ def test_who_loses_the_race_takes_the_step_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("failure", [duckdb.IOException("no space left\nmore"), OSError("no space left")])
 def test_a_full_disk_is_told_in_one_line_and_the_step_taken_back(failure: Exception, tmp_path: Path) -> None:
     class Full(FakeEngine):
-        def step(self, given: StepInput, settle: bool, at: datetime, final: bool = False) -> StepOutput:
-            super().step(given, settle, at, final)
+        def take(self, given: StepInput) -> pa.Table:
+            super().take(given)
             raise failure
 
     lake = Lake.open(tmp_path)
@@ -165,7 +165,7 @@ def test_a_disk_that_is_full_when_a_step_is_kept_is_told_too(
         turn(Reconciling(lake, FakeEngine()))
     engine = Full()
     with pytest.raises(SekishoError, match=r"no space left; free disk"):
-        turn(Reconciling(lake, engine)) if settled else Reconciling(lake, engine).follow(AT)
+        turn(Reconciling(lake, engine)) if settled else Reconciling(lake, engine).follow()
     assert engine.position == 0
 
 
@@ -205,7 +205,7 @@ def test_following_can_be_halted(tmp_path: Path) -> None:
     other = Reconciling(lake, engine)
     other.halted = True
     with pytest.raises(Halted):
-        other.follow(AT)
+        other.follow()
     assert engine.position == 0
 
 
@@ -232,7 +232,7 @@ def test_what_the_last_step_told_can_be_told_again(tmp_path: Path) -> None:
     turn(one)
     assert [row["revision"] for row in one.last_history().to_pylist()] == [accepted(10)]
     quiet = Reconciling(lake, FakeEngine(), experimental=[RULE])
-    quiet.follow(AT)
+    quiet.follow()
     assert quiet.last_history().num_rows == 0
 
 
@@ -325,7 +325,7 @@ def test_a_state_that_turns_out_to_be_damaged_is_made_anew_from_the_lake_alone(t
             raise duckdb.Error("Corrupt database file\nat length")
         again = folder.open(FakeEngine, fit)
         assert again.position == 0
-        Reconciling(lake, again).follow(AT)
+        Reconciling(lake, again).follow()
         with pytest.raises(duckdb.BinderException), folder.watched():
             raise duckdb.BinderException("a bug")
         assert folder.open(FakeEngine, fit).position == 1
@@ -336,7 +336,7 @@ def test_a_damaged_block_is_found_and_the_state_made_anew(tmp_path: Path) -> Non
     add(lake, 0, 10)
     with claim(lake.path) as folder:
         engine = folder.open(lambda path: Reconciler(path, []), fit)
-        Reconciling(lake, engine).skim(lake.commits(0), AT)
+        Reconciling(lake, engine).skim(lake.commits(0))
         engine.checkpoint()
         engine.close()
         file = folder._state / "state.duckdb"
@@ -346,7 +346,7 @@ def test_a_damaged_block_is_found_and_the_state_made_anew(tmp_path: Path) -> Non
         file.write_bytes(content)
         again = folder.open(lambda path: Reconciler(path, []), fit)
         assert again.position == 0
-        Reconciling(lake, again).skim(lake.commits(0), AT)
+        Reconciling(lake, again).skim(lake.commits(0))
         assert again.position == 1
         again.close()
 

@@ -176,7 +176,7 @@ def test_a_state_made_anew_has_nothing_new_to_say(scanned: Path, tmp_path: Path)
     engine = Reconciler(None, load_all())
     again = Reconciling(lake, engine)
     known.load(engine.references, lake, lake.offsets())
-    before = again.follow(datetime.now(UTC))
+    before = again.follow()
     said = again.turn({}, datetime.now(UTC), is_due=True, final=True)
     again.close()
     assert before is not None

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 import duckdb
 import pyarrow as pa
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rules.reconciler import sources, store
+from rules.reconciler import accesses, sources, state, store
 from rules.reconciler.duplicates import GONE
 from rules.reconciler.given import before_landing, event_schema
 from schemas.events import ACCESS, EVENTS
@@ -115,12 +117,16 @@ def versions_batch(versions: Sequence[Version]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist(rows, schema=before_landing(typed(SOURCE)))
 
 
-class Engine:
-    """The module under test, and what its findings would be."""
+@pytest.fixture(autouse=True)
+def _every_step_writes_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accesses, "FILE_ROWS", 1)
 
-    def __init__(self) -> None:
-        self.con = duckdb.connect(config={"threads": "1"})
-        self.con.execute("SET TimeZone = 'UTC'")
+
+class Engine:
+    """The module under test, and what its findings would be; in a folder accesses lie in files."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.con = state.connect(folder)
         store.create(self.con)
         sources.create(self.con)
         self.found: dict[str, tuple[Place | None, int | None]] = {}  # subject → event, due
@@ -284,7 +290,18 @@ def version_lists(draw: st.DrawFn) -> list[Version]:
 def test_as_the_contract_says_in_any_order_and_any_steps(
     events: list[Event], versions: list[Version], data: st.DataObject
 ) -> None:
-    engine = Engine()
+    if data.draw(st.booleans()):
+        _steps_as_the_contract_says(Engine(), events, versions, data)
+        return
+    with TemporaryDirectory() as folder:
+        engine = Engine(Path(folder))
+        _steps_as_the_contract_says(engine, events, versions, data)
+        engine.con.close()
+
+
+def _steps_as_the_contract_says(
+    engine: Engine, events: list[Event], versions: list[Version], data: st.DataObject
+) -> None:
     present: list[Event] = []
     known: list[Version] = []
     first: int | None = None
@@ -310,6 +327,17 @@ def test_as_the_contract_says_in_any_order_and_any_steps(
         assert engine.found == Model(present, known, first, latest).found()
         if not events and not versions:
             break
+
+
+def test_a_lower_limit_finds_silences_between_accesses_in_files(tmp_path: Path) -> None:
+    engine = Engine(tmp_path)
+    events = [Event(n, "s", None, BASE, BASE + n * 600 * SECOND) for n in range(4)]
+    first, latest = BASE, events[-1].broker_time
+    engine.step(events, first=first, latest=latest)
+    assert engine.found == {}
+    version = Version(1, "s", 1, 0, None, limit_s=300)
+    engine.step(versions=[version], first=first, latest=latest)
+    assert engine.found == Model(events, [version], first, latest).found() != {}
 
 
 def test_one_number_on_both_sides_and_ties() -> None:

@@ -1,9 +1,10 @@
 """The clocks and the watermark, by hand."""
 
-import duckdb
+from pathlib import Path
+
 import pytest
 
-from rules.reconciler import sources, store, watermark
+from rules.reconciler import accesses, sources, state, store, watermark
 from rules.reconciler.given import Clock, Partition
 from rules.reconciler.watermark import LATENESS_US, Mark
 from schemas.events import ACCESS
@@ -13,8 +14,8 @@ HOUR = 3600 * SECOND
 
 
 class Engine:
-    def __init__(self) -> None:
-        self.con = duckdb.connect(config={"threads": "1"})
+    def __init__(self, folder: Path | None = None) -> None:
+        self.con = state.connect(folder)
         store.create(self.con)
         sources.create(self.con)
         watermark.create(self.con)
@@ -158,8 +159,12 @@ def test_what_was_put_out_before_is_taken_over() -> None:
     assert (mark.watermark, mark.latest) == (BASE, BASE + 9)
 
 
-def test_a_newest_event_that_gives_way_to_a_future_copy_of_itself() -> None:
-    engine = Engine()
+@pytest.mark.parametrize("in_files", [False, True])
+def test_a_newest_event_that_gives_way_to_a_future_copy_of_itself(
+    in_files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accesses, "FILE_ROWS", 1)
+    engine = Engine(tmp_path if in_files else None)
     old = event(9, "a", BASE + 1000, BASE + 1000)
     kept = event(10, "b", BASE + 2000)
     engine.step(event(1, "a", BASE), old, event(2, "b", BASE), kept)

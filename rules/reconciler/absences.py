@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from rules.reconciler import spans
 from rules.reconciler.state import has_rows
-from rules.reconciler.store import TABLE
+from rules.reconciler.store import relation
+from schemas.events import EVENTS
 
 DEFAULT_SILENCE_S = 3600
 """How long a source may be silent where no version says (contract 3.6)."""
@@ -46,13 +47,6 @@ _NEAR = "broker_time BETWEEN make_timestamp($low::BIGINT) AND make_timestamp($hi
 _LEAST_US = f"coalesce(b.least_us, {DEFAULT_SILENCE_S * 1_000_000})"
 
 _ALL = 'source, source_seq, broker_time, future, t, topic, "partition", "offset", event_id'
-_EVENTS = f"""
-CREATE TEMP VIEW source_event AS
-{" UNION ALL ".join(f'SELECT {_ALL} FROM "{table}"' for table in TABLE.values())}
-UNION SELECT {_ALL} FROM new_event
-"""
-# UNION: some of the new events may be kept already
-
 _SPAN = """
 CREATE OR REPLACE TEMP TABLE gap_island AS FROM step_island;
 CREATE OR REPLACE TEMP TABLE gap_span AS
@@ -256,7 +250,15 @@ FROM end_hit ANTI JOIN gap_step USING (beat, source)
 def create(con: duckdb.DuckDBPyConnection) -> None:
     """Makes what is missing of the tables; `store.create` comes first."""
     con.execute(_TABLES)
-    con.execute(_EVENTS)
+
+
+def show_events(con: duckdb.DuckDBPyConnection) -> None:
+    """Makes the view `source_event`: all events kept and new, some of the new ones twice."""
+    kept = [f"SELECT {_ALL} FROM {relation(con, record)}" for record in EVENTS.values()]
+    con.execute(
+        f"CREATE OR REPLACE TEMP VIEW source_event AS {' UNION ALL '.join(kept)} "
+        f"UNION ALL SELECT {_ALL} FROM new_event"
+    )
 
 
 def add(con: duckdb.DuckDBPyConnection, new: Iterable[pa.Table] | None = None) -> None:
@@ -277,6 +279,7 @@ def _work_out_anew(con: duckdb.DuckDBPyConnection, beat: bool) -> None:
     ).fetchall()
     limited, low, high = bounds
     margin = DEFAULT_SILENCE_S * 1_000_000  # no threshold is higher
+    show_events(con)
     named = {"low": low - margin, "high": high + margin} if limited and beat else {}
     for statement in _anew(beat, _NEAR if named else _EVER).split(";"):
         con.execute(statement, named if "$low" in statement else None)

@@ -85,7 +85,11 @@ def relation(con: duckdb.DuckDBPyConnection, low: str | None = None, high: str |
 def _write(con: duckdb.DuckDBPyConnection, folder: Path, rows: pa.Table) -> None:
     with files.written(folder) as file:
         pq.write_table(
-            rows, file, compression="none", use_dictionary=sorted(REPEATED), write_statistics=["t"]
+            rows,
+            file,
+            compression="none",
+            use_dictionary=sorted(REPEATED),
+            write_statistics=["t", "broker_time"],
         )  # few columns are worth an encoding; the file system's cache is what it is read from
     path = Path(file.name)
     span = pc.min_max(rows["t"])

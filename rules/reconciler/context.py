@@ -24,6 +24,8 @@ from schemas.reference import AUTHORIZATION, PARTY
 COLUMNS = frozenset({"P.brokers", "A.max_accelerators"})
 """What is needed of the reference versions."""
 
+_REGISTERED = ("judged_party", "judged_allocation", "chain_scope_access", "chain_scope_placement")
+
 _PLACE = ("topic", "partition", "offset")
 _SEEN = (*_PLACE, "source", "event_id", "t", "action", "allocation_id")
 _SEEN_OF = {
@@ -146,6 +148,12 @@ def build(
         con.execute(f"INSERT INTO judged_chain SELECT {_AT} FROM older_event WHERE chain_rules")
 
 
+def let_go(con: duckdb.DuckDBPyConnection) -> None:
+    """Lets go what `build` has given names, once the rules have run: a large part of a step's memory."""
+    for name in _REGISTERED:
+        con.unregister(name)
+
+
 def _register(
     con: duckdb.DuckDBPyConnection,
     references: References,
@@ -166,13 +174,12 @@ def _register(
             rows = rows.filter(pc.greater(pc.list_value_length(part.column("verdicts")), 0))
         judged.append(rows)
         seen[part.record.name].append(_seen(con, *_chosen(part, party), references))
-    con.register("judged_party", pa.concat_tables(judged))
     tables = {name: pa.concat_tables(rows) for name, rows in seen.items()}
     allocated = tables[ALLOCATION.name]
     allocated = allocated.append_column("number", pa.array(np.arange(allocated.num_rows)))
-    con.register("judged_allocation", allocated)
-    con.register("chain_scope_access", tables[ACCESS.name])
-    con.register("chain_scope_placement", tables[PLACEMENT.name])
+    everything = (pa.concat_tables(judged), allocated, tables[ACCESS.name], tables[PLACEMENT.name])
+    for name, table in zip(_REGISTERED, everything, strict=True):
+        con.register(name, table)
     return allocated
 
 

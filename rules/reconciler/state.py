@@ -11,6 +11,9 @@ import duckdb
 from schemas.errors import SekishoError
 
 FILE = "state.duckdb"
+_LARGE = 10_000
+"""Rows."""
+
 _SETTINGS = (
     # finding the best compression takes longer than all else in a commit, for a file that may be deleted
     "SET force_compression = 'dictionary'",
@@ -24,7 +27,7 @@ _SETTINGS = (
 
 def connect(folder: Path | None) -> duckdb.DuckDBPyConnection:
     """Opens the state in `folder`, or a new one in memory. Raises SekishoError when it cannot be opened."""
-    memory_limit = "1GB" if folder is None else "512MB"  # what is in a file need not be in memory
+    memory_limit = "1GB" if folder is None else "400MB"  # what is in a file need not be in memory
     path = ":memory:" if folder is None else str(folder / FILE)
     try:
         con = duckdb.connect(path, config={"threads": "1", "memory_limit": memory_limit})
@@ -79,6 +82,16 @@ def has_rows(con: duckdb.DuckDBPyConnection, table: str) -> bool:
     """Whether a table (with a condition, if need be) has a row: planning a statement costs more than running
     it on none."""
     return bool(con.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall())
+
+
+def shed(con: duckdb.DuckDBPyConnection) -> None:
+    """Lets go what large temp tables hold, between transactions: rows that are deleted stay in memory until
+    there are many times as many."""
+    large = con.execute(
+        f"SELECT table_name FROM duckdb_tables() WHERE temporary AND estimated_size >= {_LARGE}"
+    ).fetchall()
+    for (name,) in large:
+        con.execute(f'CREATE OR REPLACE TEMP TABLE "{name}" AS FROM "{name}" LIMIT 0')
 
 
 def least(con: duckdb.DuckDBPyConnection, table: str, column: str) -> str | None:

@@ -5,7 +5,7 @@ cut. Pure: no clock (`at` is handed in), no lake; what is remembered is in the s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -90,6 +90,7 @@ class Reconciler:
         accesses.open_files(self._con)
         self._chains = Chains(self._con)
         self._coverage = coverage.Coverage(self._con)
+        self._mark = Mark(None, None, None, 0)
 
     @property
     def position(self) -> int:
@@ -101,12 +102,11 @@ class Reconciler:
         """The lake's step that the state has absorbed, 0 for none."""
         return state.get(self._con, "settled_step") or 0
 
-    def step(self, given: StepInput, settle: bool, at: datetime, final: bool = False) -> StepOutput:
-        """Takes in what landed; to be followed by `commit` or `rollback`.
+    def take(self, given: StepInput) -> pa.Table:
+        """Takes in what landed, as a step that `settle`, `commit` or `rollback` goes on with.
 
-        Without `settle` nothing is decided or put out but duplicates: a later settling step does it. `at`
-        (with a zone) is the wall time that goes into `detected_at`; `final` puts out what otherwise is held
-        back for a minute.
+        Nothing is decided or put out but the duplicates that are returned (rows of `duplicate` before
+        landing): the next `settle` does it, of this step and of those before it.
         """
         self._con.execute("BEGIN")
         for table in _STEP_TABLES:
@@ -121,7 +121,7 @@ class Reconciler:
         judged = parts(self._con, self._chains, new)
         told = completed.judge_rows(self._con, self.references, self._judge, judged, with_versions.less)
         context.build(self._con, self.references, judged, told, with_versions.same)
-        mark = self._look_at_sources(given, new)
+        self._look_at_sources(given, new)
         views.run(self._con, self._queries)
         findings.absorb_workers(self._con, given.firings, found.duplicates)
         findings.replace(self._con)
@@ -129,15 +129,48 @@ class Reconciler:
             store.keep(self._con, record, new[record.name])
         self._coverage.note()
         state.put(self._con, "raw_version", given.raw_version)
-        if not settle:
-            return StepOutput(duplicates=found.duplicates)
-        return replace(self._settle(mark, at, final), duplicates=found.duplicates)
+        return found.duplicates
+
+    def settle(self, at: datetime, final: bool = False) -> StepOutput:
+        """Decides what the step taken in, and those before it, have come to.
+
+        `at` (with a zone) is the wall time that goes into `detected_at`; `final` puts out what otherwise is
+        held back for a minute.
+        """
+        con, mark = self._con, self._mark
+        now = mark.watermark
+        emission = findings.settle(
+            con,
+            now,
+            (at - _EPOCH) // timedelta(microseconds=1),
+            final,
+            self.references.known,
+            self._suppressions,
+        )
+        pieces = self._cover(self.settled_step + 1, now)
+        lively = watermark.lively(con, mark.latest)
+        return StepOutput(
+            events=emission.events,
+            history=emission.history,
+            published=emission.published,
+            coverage=pieces,
+            watermark=now,
+            latest_broker_time=mark.latest,
+            late=mark.late,
+            open_findings={(rule, severity): n for rule, severity, n in findings.open_counts(con)},
+            coverage_by_site={} if now is None else self._coverage.ratios(),
+            live_sources=len(lively.live),
+            silent_sources=len(lively.silent),
+        )
 
     def commit(self, settled_step: int | None = None) -> None:
         """Keeps the step, and the number under which it was settled in the lake."""
         if settled_step is not None:
             state.put(self._con, "settled_step", settled_step)
         self._con.execute("COMMIT")
+        state.shed(self._con)
+        context.let_go(self._con)
+        store.let_go(self._con)
 
     def rollback(self) -> None:
         """Takes the step back; versions learned stay known, which does no harm."""
@@ -196,7 +229,7 @@ class Reconciler:
         store.take_gone(self._con, found.gone)
         return found, new
 
-    def _look_at_sources(self, given: StepInput, new: Mapping[str, pa.Table]) -> Mark:
+    def _look_at_sources(self, given: StepInput, new: Mapping[str, pa.Table]) -> None:
         self._con.register("rejected_rows", given.rejected)
         self._con.execute(
             "CREATE OR REPLACE TEMP TABLE scope_rejected AS "
@@ -204,37 +237,10 @@ class Reconciler:
         )
         self._con.unregister("rejected_rows")
         sources.add(self._con, new.values())
-        mark = watermark.advance(
+        self._mark = watermark.advance(
             self._con, given.broker_first, given.broker_last, given.tick, given.unread, given.clock
         )
-        sources.judge(self._con, mark.first, mark.latest)
-        return mark
-
-    def _settle(self, mark: Mark, at: datetime, final: bool) -> StepOutput:
-        con, now = self._con, mark.watermark
-        emission = findings.settle(
-            con,
-            now,
-            (at - _EPOCH) // timedelta(microseconds=1),
-            final,
-            self.references.known,
-            self._suppressions,
-        )
-        pieces = self._cover(self.settled_step + 1, now)
-        lively = watermark.lively(con, mark.latest)
-        return StepOutput(
-            events=emission.events,
-            history=emission.history,
-            published=emission.published,
-            coverage=pieces,
-            watermark=now,
-            latest_broker_time=mark.latest,
-            late=mark.late,
-            open_findings={(rule, severity): n for rule, severity, n in findings.open_counts(con)},
-            coverage_by_site={} if now is None else self._coverage.ratios(),
-            live_sources=len(lively.live),
-            silent_sources=len(lively.silent),
-        )
+        sources.judge(self._con, self._mark.first, self._mark.latest)
 
     def _cover(self, step: int, now: int | None) -> pa.Table:
         """The coverage pieces that the watermark has passed since the last time."""

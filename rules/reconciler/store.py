@@ -101,6 +101,12 @@ def take_new(con: duckdb.DuckDBPyConnection, originals: Mapping[str, pa.Table]) 
     return new
 
 
+def let_go(con: duckdb.DuckDBPyConnection) -> None:
+    """Lets the step's new events go, once nothing asks for them any more: most of a step's memory."""
+    for record in EVENTS.values():
+        con.unregister(f"new_{record.name}")
+
+
 def take_gone(con: duckdb.DuckDBPyConnection, gone: pa.Table) -> None:
     """Takes out kept events that turned out to be duplicates, and makes `gone_event` of them (`gone`, as
     `duplicates.find` gives it) and `gone_<stream>` with all columns."""

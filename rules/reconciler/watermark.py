@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rules.reconciler.absences import show_events
 from rules.reconciler.given import Clock, Partition
 from rules.reconciler.sources import LIMIT_US
 from rules.reconciler.state import has_rows
@@ -148,6 +149,7 @@ def _follow(con: duckdb.DuckDBPyConnection, watermark: int | None) -> int:
     if has_rows(con, "gone_event"):
         con.execute(_FUTURE_NOW)
         if has_rows(con, "clock_back"):
+            show_events(con)
             con.execute(_BACK)
     return pc.sum(partitions["late"]).as_py() or 0
 

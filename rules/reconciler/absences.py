@@ -38,6 +38,9 @@ CREATE TEMP TABLE IF NOT EXISTS gap_cut ({_COLUMNS});
 CREATE TEMP TABLE IF NOT EXISTS end_cut (source VARCHAR, since BIGINT);
 CREATE TEMP TABLE IF NOT EXISTS gap_region (beat BOOLEAN, source VARCHAR, low BIGINT, high BIGINT)
 """
+_MARGINS_US = (1_000_000, 60_000_000, DEFAULT_SILENCE_S * 1_000_000)
+"""How far around a region its neighbours are looked for, until there are some; no threshold is higher."""
+
 _EVER = "true"
 _NEAR = "broker_time BETWEEN make_timestamp($low::BIGINT) AND make_timestamp($high::BIGINT)"
 # source_end: `since` and `from_at` say when the silence at this end began, `limit_s` (null: the default) and
@@ -162,9 +165,12 @@ FROM gone_event WHERE broker_time IS NOT NULL GROUP BY source
 def _anew(beat: bool, near: str) -> str:
     """SQL that works out the points of `gap_region` anew, from the events that are `near` (a condition).
 
-    gap_anchor: of each region the nearest values outside. They lie within the threshold, or else across a
-    gap; null where there are none.
+    gap_anchor: of each region the nearest values outside, and the threshold as `width`. They lie within it,
+    or else across a gap; null where there are none. `lacks`: nothing near was found on one side.
+    gap_stretch: from where to where values lie no further apart than the threshold. Those in one cell do not,
+    so that there are far fewer rows to be put in order than events.
     """
+    width = _LEAST_US if beat else "1"
     value = "epoch_us(broker_time)" if beat else "source_seq"
     event = _STRUCT.replace("'t': t", "'t': epoch_us(t)")
     return f"""
@@ -178,29 +184,46 @@ near AS (
     min({value}) FILTER ({value} > r.high) AS above
   FROM region r JOIN source_event e ON r.source = e.source
   WHERE {near} GROUP BY r.source)
-SELECT {beat} AS beat, r.source, coalesce(n.below, b.before) AS low, coalesce(n.above, a.after) AS high
-FROM region r LEFT JOIN near n ON r.source = n.source
-  LEFT JOIN source_gap b ON b.beat = {beat} AND b.source = r.source AND b.after = r.low
-  LEFT JOIN source_gap a ON a.beat = {beat} AND a.source = r.source AND a.before = r.high;
+SELECT {beat} AS beat, r.source, coalesce(n.below, l.before) AS low, coalesce(n.above, h.after) AS high,
+  {width} AS width, n.below IS NULL OR n.above IS NULL AS lacks
+FROM region r LEFT JOIN near n ON r.source = n.source LEFT JOIN source_bound b ON r.source = b.source
+  LEFT JOIN source_gap l ON l.beat = {beat} AND l.source = r.source AND l.after = r.low
+  LEFT JOIN source_gap h ON h.beat = {beat} AND h.source = r.source AND h.before = r.high;
 CREATE OR REPLACE TEMP TABLE gap_hit AS
 SELECT g.* FROM source_gap g JOIN gap_anchor a USING (beat, source)
 WHERE (a.low IS NULL OR g.before >= a.low) AND (a.high IS NULL OR g.after <= a.high);
 CREATE OR REPLACE TEMP TABLE end_hit AS
 SELECT e.* FROM source_end e JOIN gap_anchor a USING (beat, source)
 WHERE (a.low IS NULL AND e.before IS NULL) OR (a.high IS NULL AND e.after IS NULL);
+CREATE OR REPLACE TEMP TABLE gap_stretch AS
+WITH cell AS (
+  SELECT source, width, "value" - ("value" % width + width) % width AS cell,
+    min("value") AS low, max("value") AS high
+  FROM (SELECT source, {value} AS "value" FROM source_event WHERE {near}) JOIN gap_anchor a USING (source)
+  WHERE (a.low IS NULL OR "value" >= a.low) AND (a.high IS NULL OR "value" <= a.high)
+  GROUP BY ALL),
+marked AS (
+  SELECT *, coalesce(low::HUGEINT - lag(high) OVER w > width, true) AS begins
+  FROM cell WINDOW w AS (PARTITION BY source ORDER BY cell))
+SELECT source, min(low) AS low, max(high) AS high FROM (
+  SELECT *, count(*) FILTER (begins) OVER (PARTITION BY source ORDER BY cell) AS number FROM marked)
+GROUP BY source, number;
 CREATE OR REPLACE TEMP TABLE gap_point AS
-SELECT beat, source, "value", false AS old, NULL::BIGINT AS gap_to, NULL::BIGINT AS solid_to,
+WITH reached AS (
+  SELECT source, low AS "value", high AS solid_to FROM gap_stretch
+  UNION ALL SELECT source, high, NULL FROM gap_stretch)
+SELECT {beat} AS beat, source, "value", false AS old, NULL::BIGINT AS gap_to, max(solid_to) AS solid_to,
   max(event) AS event, min(next_t) AS next_t
 FROM (
-  SELECT beat, source, {value} AS "value", {event} AS event, epoch_us(t) AS next_t
-  FROM source_event JOIN gap_anchor a USING (source)
-  WHERE {near} AND {value} IS NOT NULL
-    AND (a.low IS NULL OR {value} >= a.low) AND (a.high IS NULL OR {value} <= a.high)
+  SELECT source, "value", solid_to, event, next_t
+  FROM reached JOIN (
+    SELECT source, {value} AS "value", {event} AS event, epoch_us(t) AS next_t FROM source_event WHERE {near})
+  USING (source, "value")
   UNION ALL
-  SELECT beat, source, before, {_STRUCT}, NULL
+  SELECT source, before, NULL, {_STRUCT}, NULL
   FROM gap_hit JOIN gap_anchor a USING (beat, source) WHERE before = a.low
   UNION ALL
-  SELECT beat, source, after, NULL, next_t
+  SELECT source, after, NULL, NULL, next_t
   FROM gap_hit JOIN gap_anchor a USING (beat, source) WHERE after = a.high)
 GROUP BY ALL
 """
@@ -278,11 +301,19 @@ def _work_out_anew(con: duckdb.DuckDBPyConnection, beat: bool) -> None:
         "SELECT count(low) = count(*), min(low), max(high) FROM gap_region WHERE beat = ?", [beat]
     ).fetchall()
     limited, low, high = bounds
-    margin = DEFAULT_SILENCE_S * 1_000_000  # no threshold is higher
     show_events(con)
-    named = {"low": low - margin, "high": high + margin} if limited and beat else {}
-    for statement in _anew(beat, _NEAR if named else _EVER).split(";"):
-        con.execute(statement, named if "$low" in statement else None)
+    if not (limited and beat):
+        con.execute(_anew(beat, _EVER))
+        _replace(con)
+        return
+    find_anchors, *rest = _anew(beat, _NEAR).split(";")
+    for margin in _MARGINS_US:
+        surroundings = {"low": low - margin, "high": high + margin}
+        con.execute(find_anchors, surroundings)
+        if not has_rows(con, "gap_anchor WHERE lacks"):
+            break
+    for statement in rest:
+        con.execute(statement, surroundings if "$low" in statement else None)
     _replace(con)
 
 

@@ -5,6 +5,7 @@ from dataclasses import astuple, dataclass
 from datetime import UTC, datetime, timedelta
 
 import duckdb
+import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -146,7 +147,7 @@ def test_no_serial_that_several_hold_is_passed_over(events: list[Event], cut: in
         "CREATE TABLE asked AS SELECT t, hash(serial) AS code "
         "FROM (SELECT t, unnest(serials) AS serial FROM allocation WHERE action = 'allocated')"
     )
-    con.execute(f"CREATE TABLE shared AS {intervals.shared(con, 'asked')}")
+    con.register("shared", pa.table({"code": intervals.shared(con, "asked")}))
     found = con.execute(
         "SELECT serial FROM (SELECT unnest(['x', 'y', 'z']) AS serial) "
         "WHERE hash(serial) IN (SELECT code FROM shared)"

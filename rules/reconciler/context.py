@@ -57,8 +57,6 @@ CREATE OR REPLACE TEMP TABLE asked_code AS
 SELECT t, hash(serial) AS code FROM (SELECT t, unnest(serials) AS serial FROM judged_allocation)
 """
 
-_SHARED_CODE = "CREATE OR REPLACE TEMP TABLE shared_code AS {shared}"
-
 _ASKED_SERIAL = f"""
 CREATE OR REPLACE TEMP TABLE asked_serial AS
 SELECT DISTINCT {_AT}, source, event_id, t, allocation_id, party_id, serial, serial AS key
@@ -198,9 +196,11 @@ def _count_open(con: duckdb.DuckDBPyConnection) -> None:
 def _count_serials(con: duckdb.DuckDBPyConnection) -> None:
     """How many others listed their serials."""
     con.execute(_ASKED_CODE)
-    con.execute(_SHARED_CODE.format(shared=intervals.shared(con, "asked_code")))
-    if has_rows(con, "shared_code"):
+    codes = intervals.shared(con, "asked_code")
+    if len(codes):
+        con.register("shared_code", pa.table({"code": codes}))
         con.execute(_ASKED_SERIAL)
+        con.unregister("shared_code")
         con.execute(_SERIAL.format(beside=intervals.beside_serial(con, "asked_serial")))
 
 

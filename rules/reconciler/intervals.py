@@ -32,7 +32,8 @@ CHAIN_COLUMNS = (
     'allocation_id, action, t, source, event_id, "partition", "offset", '
     "party_id_sent, principal, authorization_id"
 )
-"""What `changed_chain` has of an allocation's events, and `accelerators` and `serials`."""
+"""What `changed_chain` has of an allocation's events; and `accelerators`, `serials`, and `changed_from`, since
+when the allocation has changed."""
 
 _READ = f"{CHAIN_COLUMNS}, accelerators, serials"
 
@@ -51,8 +52,8 @@ CREATE TABLE IF NOT EXISTS held_closed ({_HELD});
 
 _CHAIN = f"""
 CREATE OR REPLACE TEMP TABLE changed_chain AS
-SELECT {_READ} FROM {{kept}} UNION ALL
-SELECT {_READ} FROM new_allocation SEMI JOIN changed_allocation USING (allocation_id)
+SELECT * FROM (SELECT {_READ} FROM {{kept}} UNION ALL SELECT {_READ} FROM new_allocation)
+JOIN (SELECT allocation_id, from_t AS changed_from FROM changed_allocation) USING (allocation_id)
 """
 
 _NARROW_CHAIN = """
@@ -69,8 +70,7 @@ _CHANGED = f"""
 CREATE OR REPLACE TEMP TABLE changed_interval AS
 SELECT allocation_id, authorization_id, hash(authorization_id) AS code, t AS from_t, to_t,
   {ACCELERATORS} AS accelerators, serials
-FROM changed_chain e JOIN chain_end ON e.rowid = chain_end.row JOIN changed_allocation c USING (allocation_id)
-WHERE to_t IS NULL OR to_t >= c.from_t;
+FROM changed_chain e JOIN chain_end ON e.rowid = chain_end.row WHERE to_t IS NULL OR to_t >= changed_from;
 
 CREATE OR REPLACE TEMP TABLE changed_held AS
 SELECT serial, hash(serial) AS code, allocation_id, from_t, to_t

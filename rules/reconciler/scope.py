@@ -66,16 +66,14 @@ GROUP BY allocation_id;
 _RIVALS = """
 INSERT INTO changed_authorization
 SELECT authorization_id, min(from_t) AS from_t FROM (
-  SELECT a.authorization_id, c.from_t
-  FROM changed_chain a JOIN changed_allocation c USING (allocation_id) WHERE a.action = 'allocated'
+  SELECT authorization_id, changed_from AS from_t FROM changed_chain WHERE action = 'allocated'
   UNION ALL SELECT authorization_id, t FROM gone_allocation)
 WHERE authorization_id IN (SELECT authorization_id FROM capped)
 GROUP BY authorization_id;
 
 INSERT INTO changed_serial
 SELECT serial, min(from_t) AS from_t FROM (
-  SELECT unnest(a.serials) AS serial, c.from_t
-  FROM changed_chain a JOIN changed_allocation c USING (allocation_id) WHERE a.action = 'allocated'
+  SELECT unnest(serials) AS serial, changed_from AS from_t FROM changed_chain WHERE action = 'allocated'
   UNION ALL SELECT unnest(serials), t FROM gone_allocation)
 GROUP BY serial;
 """

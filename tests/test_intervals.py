@@ -83,6 +83,7 @@ def load(events: Sequence[Event], cut: int) -> duckdb.DuckDBPyConnection:
     intervals.create(con)
     con.execute(f"CREATE TABLE allocation ({COLUMNS}, code UBIGINT); CREATE TABLE new_allocation ({COLUMNS})")
     for step in (events[:cut], events[cut:]):
+        con.execute("BEGIN")
         con.execute("DELETE FROM new_allocation")
         for event in step:
             con.execute(
@@ -94,6 +95,7 @@ def load(events: Sequence[Event], cut: int) -> duckdb.DuckDBPyConnection:
         )
         intervals.follow(con)
         con.execute(f"INSERT INTO allocation SELECT *, {CODE} FROM new_allocation")
+        con.execute("COMMIT")
     return con
 
 

@@ -32,8 +32,8 @@ CHAIN_COLUMNS = (
     'allocation_id, action, t, source, event_id, "partition", "offset", '
     "party_id_sent, principal, authorization_id"
 )
-"""What `changed_chain` has of an allocation's events; and `accelerators`, `serials`, and `changed_from`, since
-when the allocation has changed."""
+"""What `changed_chain` has of an allocation's events. It also has `accelerators` and `serials`, `changed_from`
+(since when the allocation has changed), and `row`, which numbers them from 0."""
 
 _READ = f"{CHAIN_COLUMNS}, accelerators, serials"
 
@@ -52,16 +52,17 @@ CREATE TABLE IF NOT EXISTS held_closed ({_HELD});
 
 _CHAIN = f"""
 CREATE OR REPLACE TEMP TABLE changed_chain AS
-SELECT * FROM (SELECT {_READ} FROM {{kept}} UNION ALL SELECT {_READ} FROM new_allocation)
+SELECT *, row_number() OVER () - 1 AS row
+FROM (SELECT {_READ} FROM {{kept}} UNION ALL SELECT {_READ} FROM new_allocation)
 JOIN (SELECT allocation_id, from_t AS changed_from FROM changed_allocation) USING (allocation_id)
 """
 
 _NARROW_CHAIN = """
 SELECT allocation_id, action = 'allocated' AS allocated, action = 'released' AS released, t
-FROM changed_chain ORDER BY rowid
+FROM changed_chain ORDER BY row
 """
 
-_RANKED_CHAIN = f"SELECT rowid AS row FROM changed_chain ORDER BY t, {_LATEST_LAST}"
+_RANKED_CHAIN = f"SELECT row FROM changed_chain ORDER BY t, {_LATEST_LAST}"
 
 _BEGINNINGS = "(SELECT t FROM changed_chain UNION ALL SELECT from_t FROM changed_allocation)"
 """Nothing that is held of the changed ids began before the least of these times."""
@@ -70,7 +71,7 @@ _CHANGED = f"""
 CREATE OR REPLACE TEMP TABLE changed_interval AS
 SELECT allocation_id, authorization_id, hash(authorization_id) AS code, t AS from_t, to_t,
   {ACCELERATORS} AS accelerators, serials
-FROM changed_chain e JOIN chain_end ON e.rowid = chain_end.row WHERE to_t IS NULL OR to_t >= changed_from;
+FROM changed_chain JOIN chain_end USING (row) WHERE to_t IS NULL OR to_t >= changed_from;
 
 CREATE OR REPLACE TEMP TABLE changed_held AS
 SELECT serial, hash(serial) AS code, allocation_id, from_t, to_t

@@ -32,8 +32,9 @@ CHAIN_COLUMNS = (
     'allocation_id, action, t, source, event_id, "partition", "offset", '
     "party_id_sent, principal, authorization_id"
 )
-"""What `changed_chain` has of an allocation's events. It also has `accelerators` and `serials`, `changed_from`
-(since when the allocation has changed), and `row`, which numbers them from 0."""
+"""What `changed_chain` has of an allocation's events.
+
+Also `accelerators`, `serials`, `changed_from` (since when the allocation has changed) and `row`, from 0."""
 
 _READ = f"{CHAIN_COLUMNS}, accelerators, serials"
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from deploy.local_kafka import LocalKafka
-from rules.reconciler import accesses, chain, coverage_log
 from tests import live, one_answer
 
 SEEDS = int(os.environ.get("SEKISHO_LIVE_SEEDS", "4"))
@@ -23,12 +22,7 @@ THROUGH_KAFKA = int(os.environ.get("SEKISHO_KAFKA_SEEDS", "4"))
 @pytest.mark.parametrize(
     "seed", [4, 5, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 4 + SEEDS))]
 )
-def test_steps_cut_anywhere_come_to_the_same(
-    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(accesses, "FILE_ROWS", (1, 20, accesses.FILE_ROWS)[seed % 3])
-    monkeypatch.setattr(coverage_log, "FILE_BYTES", (1, 200, coverage_log.FILE_BYTES)[seed % 3])
-    monkeypatch.setattr(chain, "LEAST", (0, chain.LEAST)[seed % 2])
+def test_steps_cut_anywhere_come_to_the_same(seed: int, tmp_path: Path) -> None:
     found = list(islice(one_answer.compare(tmp_path, seed, events=EVENTS), 10))
     called = f"python -m tests.one_answer --seed {seed} --events {EVENTS}"
     assert not found, f"{called}:\n" + "\n".join(found)

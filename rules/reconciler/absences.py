@@ -38,18 +38,19 @@ CREATE TEMP TABLE IF NOT EXISTS gap_cut ({_COLUMNS});
 CREATE TEMP TABLE IF NOT EXISTS end_cut (source VARCHAR, since BIGINT);
 CREATE TEMP TABLE IF NOT EXISTS gap_region (beat BOOLEAN, source VARCHAR, low BIGINT, high BIGINT)
 """
-_MARGINS_US = (1_000_000, 60_000_000, DEFAULT_SILENCE_S * 1_000_000)
-"""How far around a region its neighbours are looked for, until there are some; no threshold is higher."""
-
 _EVER = "true"
 _NEAR = "broker_time BETWEEN make_timestamp($low::BIGINT) AND make_timestamp($high::BIGINT)"
 # source_end: `since` and `from_at` say when the silence at this end began, `limit_s` (null: the default) and
 # `until` (null: none) bound it; `fired`: it was found too long; `stale`: these five are to be set.
 # gap_new, gap_cut, end_cut: gaps added, gaps taken away and fired ends taken away in this step.
 
+_MARGINS_US = (1_000_000, 60_000_000, DEFAULT_SILENCE_S * 1_000_000)
+"""How far around a region its neighbours are looked for, until there are some; no threshold is higher."""
+
 _LEAST_US = f"coalesce(b.least_us, {DEFAULT_SILENCE_S * 1_000_000})"
 
 _ALL = 'source, source_seq, broker_time, future, t, topic, "partition", "offset", event_id'
+
 _SPAN = """
 CREATE OR REPLACE TEMP TABLE gap_island AS FROM step_island;
 CREATE OR REPLACE TEMP TABLE gap_span AS
@@ -167,8 +168,8 @@ def _anew(beat: bool, near: str) -> str:
 
     gap_anchor: of each region the nearest values outside, and the threshold as `width`. They lie within it,
     or else across a gap; null where there are none. `lacks`: nothing near was found on one side.
-    gap_stretch: from where to where values lie no further apart than the threshold. Those in one cell do not,
-    so that there are far fewer rows to be put in order than events.
+    gap_stretch: from where to where values lie no further apart than the threshold. They are put in order by
+    cells as wide as that, of which there are far fewer than events.
     """
     width = _LEAST_US if beat else "1"
     value = "epoch_us(broker_time)" if beat else "source_seq"

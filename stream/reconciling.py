@@ -154,14 +154,13 @@ class Reconciling:
             unread |= {place for place in (*landed, *ends) if place[0] in EVENTS}
         if not group and not is_due:
             return None
-        with self._taken_back_on_error():
-            duplicates = self._engine.take(self._read(group, frozenset(unread)))
-            return self._settle(at, final, [duplicates])
-
-    def _read(self, group: Sequence[Commit], unread: frozenset[Partition]) -> StepInput:
         given = read_step(group) if group else StepInput(self.position)
         known = [time for time in (given.broker_last, self._latest) if time is not None]
-        return replace(given, unread=unread, broker_last=max(known, default=None))
+        given = replace(given, unread=frozenset(unread), broker_last=max(known, default=None))
+        with self._taken_back_on_error():
+            duplicates = self._engine.take(given)
+            del given  # much of a step's memory, which settling needs for other things
+            return self._settle(at, final, [duplicates])
 
     def _settle(self, at: datetime, final: bool, duplicates: Sequence[pa.Table]) -> StepOutput:
         """Settle what was taken in: engine, lake, then the state. Raises Conflict when the lake has moved on.

@@ -95,7 +95,8 @@ class StepOutput:
     """What is to be settled: rows without `step` and `ingested_at`, times in µs, and what is worth measuring.
 
     `published` says of each row of `history` whether it goes to `custody.findings`: suppressed and
-    experimental ones do not. `open_findings` counts findings that are provisional or confirmed, by rule id
+    experimental ones do not. `duplicates` are for whoever has kept what the steps returned as they were taken
+    in. `open_findings` counts findings that are provisional or confirmed, by rule id
     and severity.
     """
 

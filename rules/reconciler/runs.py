@@ -6,6 +6,7 @@ has a key in it. There are at least eight ranges to an entry, so most keys that 
 by one look at the filter.
 """
 
+import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -84,9 +85,17 @@ class Run:
     name: str
     entries: Entries
     filter: Bits
+    pages: mmap.mmap | None = None
+    """Of its file; None in memory."""
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def let_go(self) -> None:
+        """Takes the file's pages out of the process's memory; those that are asked for again come back from
+        the system's cache."""
+        if self.pages is not None:
+            self.pages.madvise(mmap.MADV_DONTNEED)
 
     @cached_property
     def low(self) -> int:
@@ -125,8 +134,10 @@ def load(name: str, count: int, folder: Path) -> Run:
     size, more = 8 * _WORDS * count, _filter_bytes(count)
     if not path.is_file() or path.stat().st_size != size + more:
         raise SekishoError(f"{path} is missing or damaged; delete the reconciler's folder: it is made again")
-    words = np.memmap(path, np.dtype("<u8"), "r", shape=(_WORDS, count))
-    return Run(name, Entries(words), np.memmap(path, np.uint8, "r", offset=size, shape=(more,)))
+    with path.open("rb") as file:
+        pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    words = np.frombuffer(pages, np.dtype("<u8"), _WORDS * count).reshape(_WORDS, count)
+    return Run(name, Entries(words), np.frombuffer(pages, np.uint8, offset=size), pages)
 
 
 def _merged(parts: Sequence[Entries], count: int) -> Iterator[Entries]:

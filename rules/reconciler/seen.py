@@ -72,7 +72,8 @@ class Seen:
         return concat(run.entries.take(run.find(keys)) for run in runs)
 
     def add(self, entries: Entries) -> None:
-        """Adds entries, which are in ascending order of their keys."""
+        """Adds entries, which are in ascending order of their keys, and lets the runs' pages go: the index of
+        fifty million events is as large as all else in memory."""
         if len(entries) == 0:
             return
         self._changed_in = self._transaction()
@@ -86,6 +87,8 @@ class Seen:
             "INSERT INTO seen_run VALUES (?, ?, ?)",
             [(number, run.name, len(run)) for number, run in enumerate(self._runs)],
         )
+        for run in self._runs:
+            run.let_go()
 
     def _transaction(self) -> int:
         ((number,),) = self._con.execute("SELECT txid_current()").fetchall()

@@ -20,7 +20,7 @@ from rules.reconciler.parts import Part
 from rules.references import References
 from schemas.record import TIME, Record
 
-BATCH_ROWS = 100_000
+BATCH_ROWS = 400_000
 
 _PLACES = ("topic", "partition", "offset", "source", "event_id", "t")
 _NAMED = {"party_id": "party_id_sent", "occurred_at": "t"}

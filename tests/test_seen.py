@@ -109,6 +109,30 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
         Seen(con, tmp_path)
 
 
+def resident_kb(folder: Path) -> int:
+    """What of the files in a folder is mapped and in this process's memory."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    mapped = [at for at, line in enumerate(lines) if line.endswith(tuple(map(str, folder.iterdir())))]
+    assert mapped, "no file is mapped"
+    return sum(int(next(line for line in lines[at:] if line.startswith("Rss:")).split()[1]) for at in mapped)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's /proc")
+def test_what_was_searched_does_not_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    con = duckdb.connect()
+    index = Seen(con, tmp_path)
+    many = np.random.default_rng(1).integers(0, 1 << 64, 5 * 20_000, np.uint64)
+    with monkeypatch.context() as patched:
+        patched.setattr(Entries, "let_go", lambda _: None)
+        for number, some in enumerate(np.split(many, 5)):  # the last ones stay in a run of their own
+            put(con, index, some.tolist(), number * len(some))
+        asked = np.sort(many)
+        assert len(index.find(asked)) == len(many)
+        assert resident_kb(tmp_path / "seen") > 1000
+    assert len(index.find(asked)) == len(many)
+    assert resident_kb(tmp_path / "seen") == 0
+
+
 _WRITER = """
 import os, sys
 from pathlib import Path

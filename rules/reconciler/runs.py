@@ -33,9 +33,11 @@ class Entries:
 
     `key` hashes the id; `t` is the event time in µs. `place` is the topic's code in the upper half and the
     partition in the lower, so that (place, offset) sorts as coordinates do when the codes sort as the topics.
+    `pages` are those of the file that they lie in, None in memory.
     """
 
     words: Words
+    pages: mmap.mmap | None = None
 
     @staticmethod
     def of(key: Words, t: Ints, place: Ints, offset: Ints) -> "Entries":
@@ -50,6 +52,12 @@ class Entries:
         for column, out in zip(self.words, taken, strict=True):
             np.take(column, rows, out=out, mode="clip")
         return Entries(taken)
+
+    def let_go(self) -> None:
+        """Takes the file's pages out of the process's memory; those that are asked for again come back from
+        the system's cache."""
+        if self.pages is not None:
+            self.pages.madvise(mmap.MADV_DONTNEED)
 
     def slice(self, low: int, high: int) -> "Entries":
         """The entries from position `low` up to `high`, not copied."""
@@ -85,17 +93,9 @@ class Run:
     name: str
     entries: Entries
     filter: Bits
-    pages: mmap.mmap | None = None
-    """Of its file; None in memory."""
 
     def __len__(self) -> int:
         return len(self.entries)
-
-    def let_go(self) -> None:
-        """Takes the file's pages out of the process's memory; those that are asked for again come back from
-        the system's cache."""
-        if self.pages is not None:
-            self.pages.madvise(mmap.MADV_DONTNEED)
 
     @cached_property
     def low(self) -> int:
@@ -137,7 +137,7 @@ def load(name: str, count: int, folder: Path) -> Run:
     with path.open("rb") as file:
         pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     words = np.frombuffer(pages, np.dtype("<u8"), _WORDS * count).reshape(_WORDS, count)
-    return Run(name, Entries(words), np.frombuffer(pages, np.uint8, offset=size), pages)
+    return Run(name, Entries(words, pages), np.frombuffer(pages, np.uint8, offset=size))
 
 
 def _merged(parts: Sequence[Entries], count: int) -> Iterator[Entries]:
@@ -146,6 +146,8 @@ def _merged(parts: Sequence[Entries], count: int) -> Iterator[Entries]:
     bounds = [[0, *np.searchsorted(part.key, cuts).tolist(), len(part)] for part in parts]
     for index in range(number):
         chunk = concat(part.slice(at[index], at[index + 1]) for part, at in zip(parts, bounds, strict=True))
+        for part in parts:
+            part.let_go()
         yield chunk.take(np.argsort(chunk.key, kind="stable")) if len(parts) > 1 else chunk
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.memory_records import MemoryRecords
+from crc32c import crc32c
 
 from schemas.errors import SekishoError
 from schemas.json_guards import Ints
@@ -29,6 +30,8 @@ FETCHER_HOOKS = {
     "MemoryRecords": None,  # a built-in class: no signature to compare
 }
 MOST_BYTES = 1 << 26  # uncompressed, of one fetch and its last batch
+_MAGIC_AT, _CRC_AT = 16, 17  # bytes of a batch of KIP-98, whose checksum is of all that stands behind it
+_CRC32C_SINCE = 2  # the magic number of such a batch
 _LATEST_MS = 253_402_300_799_999  # the last millisecond of the year 9999
 _UpstreamRecords: Any = fetcher.PartitionRecords
 
@@ -127,7 +130,7 @@ class ColumnRecords(_UpstreamRecords):
         size = 0
         while size < MOST_BYTES and self._records.has_next():
             batch = self._records.next_batch()
-            if self._check_crcs and not batch.validate_crc():
+            if self._check_crcs and not self._is_whole(batch):
                 raise CorruptRecordException(f"Invalid CRC - {self._tp}")
             if not self._is_skipped(batch):
                 try:
@@ -143,6 +146,15 @@ class ColumnRecords(_UpstreamRecords):
         if len(fetch) and first_offset(fetch.records) < start:
             fetch.drop_below(start)  # a batch comes whole even if only its end was asked for
         yield fetch
+
+    def _is_whole(self, batch: Any) -> bool:
+        """Whether the checksum of a batch is right; aiokafka works it out without the processor's instruction
+        for it, which takes a tenth of the time."""
+        data = self._records.batch_bytes
+        if data[_MAGIC_AT] < _CRC32C_SINCE:
+            return bool(batch.validate_crc())
+        (stated,) = struct.unpack_from(">I", data, _CRC_AT)
+        return crc32c(data[_CRC_AT + 4 :]) == stated
 
     def _uncompressed(self, batch: Any) -> Kept:
         try:

@@ -92,6 +92,27 @@ def test_records_come_in_order_with_all_they_bear() -> None:
     ]
 
 
+def old_format() -> bytes:
+    builder = LegacyRecordBatchBuilder(1, NO_CODEC, 1 << 16)
+    builder.append(0, 33, b"k", b"v")
+    return bytes(builder.build())
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [written((ZSTD, [(5, b"k", b"v" * 40, [])]), first=0), old_format()],
+    ids=["as today", "before KIP-98"],
+)
+def test_a_batch_of_a_wrong_checksum_is_corruption(batch: bytes) -> None:
+    (found,) = fetcher_of(batch, 0)
+    assert len(found) == 1
+    for place in range(17, len(batch)):  # offset, length and format before are in none
+        broken = bytearray(batch)
+        broken[place] ^= 1
+        with pytest.raises(CorruptRecordException):
+            next(iter(fetcher_of(bytes(broken), 0)))
+
+
 def test_no_batches_hold_no_records() -> None:
     assert columns([]).equals(NO_RECORDS)
 

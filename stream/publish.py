@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -14,10 +14,10 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
     RecordListTooLargeError,
 )
-from aiokafka.partitioner import DefaultPartitioner
 
 from schemas.errors import SekishoError
 from sinks.findings import TOPIC, Message, smallest
+from stream.partitioner import partitions_of
 from stream.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -25,8 +25,6 @@ _log = logging.getLogger(__name__)
 RETRY_SECONDS = 0.5
 MOST_IN_FLIGHT = 1000
 BATCH_BYTES = 1 << 17
-
-_partition_of = DefaultPartitioner()
 
 
 class Publisher:
@@ -155,11 +153,12 @@ def _size(messages: Iterable[Message]) -> int:
     return sum(len(key) + len(value) for key, value in messages)
 
 
-def _by_partition(messages: Iterable[Message], partitions: list[int]) -> dict[int, list[Message]]:
+def _by_partition(messages: Sequence[Message], partitions: list[int]) -> dict[int, list[Message]]:
     """The messages by the partition of their key, each in their order."""
     found = defaultdict(list)
-    for key, value in messages:
-        found[_partition_of(key, partitions, partitions)].append((key, value))
+    places = partitions_of([key for key, _ in messages], len(partitions))
+    for place, message in zip(places, messages, strict=True):
+        found[partitions[place]].append(message)
     return found
 
 

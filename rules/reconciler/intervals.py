@@ -86,7 +86,7 @@ INSERT INTO held_closed BY NAME FROM changed_held WHERE to_t IS NOT NULL;
 
 _BESIDE = """
 WITH running_interval AS (
-  SELECT DISTINCT {key} AS key, allocation_id, from_t, to_t, {amount} AS amount,
+  SELECT {distinct} {key} AS key, allocation_id, from_t, to_t, {amount} AS amount,
     greatest(from_t, {since}) AS begin_t
   FROM (
     FROM {table}_open WHERE code IN (SELECT hash(key) FROM {asked})
@@ -193,7 +193,7 @@ def beside_authorization(con: duckdb.DuckDBPyConnection, asked: str) -> str:
 
 def beside_serial(con: duckdb.DuckDBPyConnection, asked: str) -> str:
     """The same with `key` a serial: how many other allocations that were open at `t` list it."""
-    return _beside(con, asked, "held", "serial", "1")
+    return _beside(con, asked, "held", "serial", "1", "DISTINCT")  # an event may list one twice
 
 
 def shared(con: duckdb.DuckDBPyConnection, asked: str) -> npt.NDArray[np.uint64]:
@@ -214,6 +214,8 @@ def shared(con: duckdb.DuckDBPyConnection, asked: str) -> npt.NDArray[np.uint64]
     return codes[np.unique(owner[1:][overlaps])]
 
 
-def _beside(con: duckdb.DuckDBPyConnection, asked: str, table: str, key: str, amount: str) -> str:
+def _beside(
+    con: duckdb.DuckDBPyConnection, asked: str, table: str, key: str, amount: str, distinct: str = ""
+) -> str:
     since = least(con, asked, "t") or moment(datetime.max)
-    return _BESIDE.format(asked=asked, table=table, key=key, amount=amount, since=since)
+    return _BESIDE.format(asked=asked, table=table, key=key, amount=amount, since=since, distinct=distinct)

@@ -41,7 +41,7 @@ format: setup ## format and fix what can be fixed
 soak: setup ## a million events through real Kafka under twenty kills (seven minutes)
 	$(BIN)/python -m tests.soak
 
-bench: $(VENV)/.bench ## all benchmarks, and the chart of the README (half an hour; needs Java 17 and Maven)
+bench: $(VENV)/.bench ## all benchmarks, and the chart of the README (23 minutes; needs Java 17 and Maven)
 	$(BIN)/python -m benchmarks.everything
 
 bench-full: $(VENV)/.bench ## the same at full size (hours)

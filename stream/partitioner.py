@@ -1,6 +1,6 @@
 """Which partition a message goes to by its key, as Java's clients choose it: by murmur2 of the key.
 
-Of many keys at once: aiokafka takes 25 µs for each, in which nothing else of Python runs.
+Of many keys at once: aiokafka takes 10 µs for each, in which nothing else of Python runs; this 0.4.
 """
 
 from collections import defaultdict

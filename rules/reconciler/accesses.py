@@ -20,6 +20,7 @@ FILE_ROWS = 1 << 17
 """From so many on they are worth a file."""
 
 _FOLDER = "accesses"
+_AT_ONCE = 1 << 16  # values of a column
 _AT = 'topic, "partition", "offset"'
 
 _CREATE = """
@@ -83,13 +84,15 @@ def relation(con: duckdb.DuckDBPyConnection, low: str | None = None, high: str |
 
 
 def _write(con: duckdb.DuckDBPyConnection, folder: Path, rows: pa.Table) -> None:
+    filled = [field.with_nullable(rows[field.name].null_count > 0) for field in rows.schema]
     with files.written(folder) as file:
         pq.write_table(
-            rows,
+            rows.cast(pa.schema(filled)),
             file,
             compression="none",
             use_dictionary=sorted(REPEATED),
             write_statistics=["t", "broker_time"],
+            write_batch_size=_AT_ONCE,
         )  # few columns are worth an encoding; the file system's cache is what it is read from
     path = Path(file.name)
     span = pc.min_max(rows["t"])

@@ -30,7 +30,7 @@ from sinks.views import connect, write
 
 EVENTS = {
     Size.QUICK: (1_000_000,),
-    Size.USUAL: (1_000_000, 4_000_000),
+    Size.USUAL: (1_000_000, 10_000_000),
     Size.FULL: (1_000_000, 10_000_000, 100_000_000),
 }
 STANDING = 100_000  # allocations that stay open

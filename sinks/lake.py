@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.errors import SekishoError
+from schemas.errors import SekishoError, UsageError
 from schemas.record import Record
 from schemas.tables import TABLES, TRIAGE, typed
 from sinks import views
@@ -54,7 +54,7 @@ class Lake:
         if not (create and repair) and not exists(folder):
             raise SekishoError(f"no lake in {folder}: give the folder that a worker or a scan has written")
         if "%" in str(folder):  # deltalake decodes it as a URL and looks elsewhere
-            raise SekishoError(f"a lake cannot be in {folder}: choose a path without a percent sign")
+            raise UsageError(f"a lake cannot be in {folder}: choose a path without a percent sign")
         if repair:
             make_folder(folder)
         logs = {}

@@ -84,26 +84,38 @@ def scan(
     time and this. `progress` is told the bytes read as they are read.
 
     Raises:
-        UsageError: `source` is no folder, or the lake is not new.
-        SekishoError: a file could not be read, or the lake not written.
+        UsageError: `source` is no folder or has a file that does not open, or the lake is not new.
+        SekishoError: a file could not be read to its end, or the lake not written.
     """
     if not source.is_dir():
         raise UsageError(f"{source} is not a folder; give one that holds allocation.ndjson, party.ndjson, …")
+    files = _files(source)
     target = Lake.open(lake)
     if not target.is_empty() or target.settled() is not None:
         raise UsageError(f"{lake} already holds records or what a reconciler wrote; scan into a new lake")
     judge = Judge(rules)
     references = References(judge.columns)
     summary = Summary()
-    size = 0
+    for record, file in files:
+        _land_file(file, record, target, references, judge, until, summary, progress)
+    del references
+    size = sum(file.stat().st_size for _, file in files)
+    summary.conclude(conclude(target, rules, suppressions, size, until))
+    return summary
+
+
+def _files(source: Path) -> list[tuple[Record, Path]]:
+    """What there is to land, in this order; before anything is written, all of it opens."""
+    files = []
     for record in (*REFERENCES.values(), *EVENTS.values()):
         file = source / f"{record.name}.ndjson"
         if file.exists():
-            size += file.stat().st_size
-            _land_file(file, record, target, references, judge, until, summary, progress)
-    del references
-    summary.conclude(conclude(target, rules, suppressions, size, until))
-    return summary
+            try:
+                file.open("rb").close()
+            except OSError as error:
+                raise UsageError(f"cannot read {file}: {error.strerror}") from error
+            files.append((record, file))
+    return files
 
 
 def conclude(

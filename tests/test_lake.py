@@ -13,7 +13,7 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
-from schemas.errors import SekishoError
+from schemas.errors import SekishoError, UsageError
 from schemas.events import ACCESS, ALLOCATION
 from schemas.reference import PARTY, SITE
 from schemas.tables import TABLES, typed
@@ -371,7 +371,7 @@ def test_a_lake_with_other_columns_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_percent_sign_in_the_path_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SekishoError, match="percent sign"):
+    with pytest.raises(UsageError, match="percent sign"):
         Lake.open(tmp_path / "a%20b")
 
 

@@ -42,6 +42,14 @@ def test_a_lake_that_is_in_use_is_refused_before_anything_lands(tmp_path: Path) 
     assert Lake.open(tmp_path / "lake").is_empty()
 
 
+def test_nothing_lands_where_a_file_does_not_open(tmp_path: Path) -> None:
+    (tmp_path / "in" / "placement.ndjson").mkdir(parents=True)
+    (tmp_path / "in" / "party.ndjson").write_text("{}\n")
+    with pytest.raises(UsageError, match=r"cannot read .*placement\.ndjson"):
+        scan(tmp_path / "in", tmp_path / "lake", load_all())
+    assert not (tmp_path / "lake").exists()
+
+
 @pytest.mark.parametrize("seed", range(CHAINED))
 def test_scan_agrees_on_events_that_hang_together(seed: int, tmp_path: Path) -> None:
     found = list(islice(compare(tmp_path, seed, CHAINED_EVENTS, chains=True, history=True), 10))

@@ -142,6 +142,11 @@ def test_a_wrong_query_is_wrong_use(lake: Path, query: str) -> None:
     assert isinstance(error(lake, query), UsageError)
 
 
+def test_the_view_of_a_reserved_name_is_explained(lake: Path) -> None:
+    assert 'write "authorization" in double quotes' in str(error(lake, "FROM authorization"))
+    assert output(lake, 'FROM "authorization"')
+
+
 @pytest.mark.parametrize(
     "query",
     [

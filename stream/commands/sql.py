@@ -53,8 +53,9 @@ def command(lake: Path, style: str, as_json: bool, given: tuple[str, ...], query
     duplicate, finding_event, finding_history, finding, triage, coverage and watermark.
 
     SHOW TABLES and DESCRIBE <view> tell what is there. Nothing outside the lake can be read, and nothing
-    written. Times are UTC. Bytes print with \\xHH for what is not ASCII; decode(value) gives their text.
-    As JSON a row is an object: columns of one name are refused, name them apart with AS.
+    written. "authorization" has to stand in double quotes. Times are UTC. Bytes print with \\xHH for what is
+    not ASCII; decode(value) gives their text. As JSON a row is an object: columns of one name are refused,
+    name them apart with AS.
     """
     with Console(stderr=True).status("querying"):  # shows on a terminal only
         connection = connect(lake)
@@ -111,9 +112,11 @@ def _rest(cursor: duckdb.DuckDBPyConnection) -> Iterator[Row]:
 
 
 def _one_line(error: duckdb.Error) -> str:
-    """DuckDB's message without its copy of the query."""
+    """DuckDB's message without its copy of the query; and what to do about a view whose name it reserves."""
     lines = str(error).partition("\nLINE ")[0].split("\n")
-    return " ".join(line.strip() for line in lines if line.strip())
+    line = " ".join(line.strip() for line in lines if line.strip())
+    reserved = isinstance(error, duckdb.ParserException) and 'near "authorization"' in line
+    return f'{line}; write "authorization" in double quotes' if reserved else line
 
 
 def _print_json(head: Sequence[str], rows: Iterator[Row]) -> None:

@@ -229,9 +229,9 @@ class Settlements:
         try:
             for table in (HISTORY, *FOLLOWING):
                 if table in rows and rows[table].num_rows:
-                    batches = _stepped(rows[table], settled.step, TABLES[table])
-                    files[table] = TableFile(self._logs[table].table, _fitting(batches, TABLES[table]), at)
-                    for batch in batches.to_batches():
+                    whole = _stepped(rows[table], settled.step, TABLES[table])
+                    files[table] = TableFile(self._logs[table].table, _fitting(whole, TABLES[table]), at)
+                    for batch in whole.to_batches():
                         files[table].append(batch)
         except BaseException:
             _discard(files)

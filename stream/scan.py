@@ -111,7 +111,8 @@ def _files(source: Path) -> list[tuple[Record, Path]]:
         file = source / f"{record.name}.ndjson"
         if file.exists():
             try:
-                file.open("rb").close()
+                if not file.is_fifo():  # whose writer would take it for the end
+                    file.open("rb").close()
             except OSError as error:
                 raise UsageError(f"cannot read {file}: {error.strerror}") from error
             files.append((record, file))

@@ -29,7 +29,7 @@ EVENTS = 1_000  # that wait at each start
 LAND_SECONDS = 60.0
 AMOUNTS = {
     Size.QUICK: ((ASKED,), 1),
-    Size.USUAL: ((10_000, ASKED), 3),
+    Size.USUAL: ((10_000, ASKED), 5),
     Size.FULL: ((10_000, 100_000, ASKED, 10_000_000), 9),
 }
 """Numbers of versions, and how often a worker starts with each."""

@@ -25,7 +25,7 @@ from stream import memory, replay, scan
 from stream.simulation import bench, files
 from stream.simulation.messages import merged
 
-EVENTS = {Size.QUICK: 200_000, Size.USUAL: 200_000, Size.FULL: 4_000_000}
+EVENTS = {Size.QUICK: 200_000, Size.USUAL: 400_000, Size.FULL: 4_000_000}
 WARMING = 20_000  # events before anything is measured, for what only a first run costs
 RUNS = {Size.QUICK: 1, Size.USUAL: 3, Size.FULL: 3}
 PARTITIONS = 4

@@ -25,7 +25,7 @@ PARTITIONS = 12
 WORKERS = (1, 2, 3)
 GATHER = {"group.initial.rebalance.delay.ms": "3000"}
 """The group waits for all its workers before the first of them reads."""
-EVENTS = {Size.QUICK: 200_000, Size.USUAL: 200_000, Size.FULL: 3_000_000}
+EVENTS = {Size.QUICK: 200_000, Size.USUAL: 300_000, Size.FULL: 3_000_000}
 ROUNDS = {Size.QUICK: 1, Size.USUAL: 3, Size.FULL: 5}
 SOAK_RATE = 20_000.0
 SOAK = {Size.QUICK: (40.0, 2.0), Size.USUAL: (40.0, 2.0), Size.FULL: (1200.0, 10.0)}

@@ -230,7 +230,7 @@ class Settlements:
             for table in (HISTORY, *FOLLOWING):
                 if table in rows and rows[table].num_rows:
                     whole = _stepped(rows[table], settled.step, TABLES[table])
-                    files[table] = TableFile(self._logs[table].table, _fitting(whole, TABLES[table]), at)
+                    files[table] = TableFile(self._logs[table].table, _encoded(whole, TABLES[table]), at)
                     for batch in whole.to_batches():
                         files[table].append(batch)
         except BaseException:
@@ -246,19 +246,17 @@ def _stepped(rows: pa.Table, step: int, schema: pa.Schema) -> pa.Table:
     return rows.select(names).append_column("step", steps)
 
 
-def _fitting(rows: pa.Table, schema: pa.Schema) -> pa.Schema:
-    """The schema as exactly these rows need it: nothing says of each value whether it is null where none is,
-    and what is a dictionary stays one. A fifth of what it costs to write them."""
-    fields = []
-    for field in schema:
-        fits = field.with_nullable(False)
-        if field.name in rows.column_names:
-            column = rows[field.name]
-            fits = field.with_nullable(column.null_count > 0)
-            if pa.types.is_dictionary(column.type):
-                fits = fits.with_type(column.type)
-        fields.append(fits)
-    return pa.schema(fields)
+def _encoded(rows: pa.Table, schema: pa.Schema) -> pa.Schema:
+    """The schema with what is a dictionary in the rows as one: the file is the same, and its texts are not
+    looked through again."""
+    return pa.schema(
+        [
+            field.with_type(rows[field.name].type)
+            if field.name in rows.column_names and pa.types.is_dictionary(rows[field.name].type)
+            else field
+            for field in schema
+        ]
+    )
 
 
 def _discard(files: Mapping[str, TableFile]) -> None:

@@ -229,9 +229,8 @@ class Settlements:
         try:
             for table in (HISTORY, *FOLLOWING):
                 if table in rows and rows[table].num_rows:
-                    whole = _stepped(rows[table], settled.step, TABLES[table])
-                    files[table] = TableFile(self._logs[table].table, _encoded(whole, TABLES[table]), at)
-                    for batch in whole.to_batches():
+                    files[table] = TableFile(self._logs[table].table, TABLES[table], at)
+                    for batch in _stepped(rows[table], settled.step, TABLES[table]).to_batches():
                         files[table].append(batch)
         except BaseException:
             _discard(files)
@@ -244,19 +243,6 @@ def _stepped(rows: pa.Table, step: int, schema: pa.Schema) -> pa.Table:
     steps = pa.repeat(pa.scalar(step, pa.int64()), rows.num_rows)
     names = [name for name in schema.names if name not in ("step", "ingested_at")]
     return rows.select(names).append_column("step", steps)
-
-
-def _encoded(rows: pa.Table, schema: pa.Schema) -> pa.Schema:
-    """The schema with what is a dictionary in the rows as one: the file is the same, and its texts are not
-    looked through again."""
-    return pa.schema(
-        [
-            field.with_type(rows[field.name].type)
-            if field.name in rows.column_names and pa.types.is_dictionary(rows[field.name].type)
-            else field
-            for field in schema
-        ]
-    )
 
 
 def _discard(files: Mapping[str, TableFile]) -> None:

@@ -20,7 +20,7 @@ from sinks.lake import Conflict, Lake
 from sinks.log import CHECKPOINT_INTERVAL, DeltaLog
 from sinks.parquet import TableFile
 from tests.landings import AT, START, expected, land, landing, mixed, places, scan
-from tests.settling import event, full, micros, piece, settle, settled, table
+from tests.settling import event, full, micros, settle, settled, table
 
 SETTLED = ("finding_history", "finding_event", "duplicate", "coverage", "watermark")
 
@@ -94,22 +94,6 @@ def test_a_step_lands_in_every_table_with_its_number(tmp_path: Path) -> None:
     (given,) = table("finding_history", full(1)["finding_history"]).to_pylist()
     found = [row for row in scan(tmp_path, "finding_history").to_pylist() if row["step"] == 1]
     assert [{name: row[name] for name in given} for row in found] == [given]
-
-
-def test_dictionaries_are_written_as_the_texts_they_stand_for(tmp_path: Path) -> None:
-    lake = Lake.open(tmp_path)
-    sites: list[list[str | None]] = [["S-1", "S-1"], ["S-2", None]]
-    for step, values in enumerate(sites, 1):
-        rows = table("coverage", [piece("A", step, None), piece("B", step, None)])
-        at = rows.schema.get_field_index("site_id")
-        rows = rows.set_column(at, "site_id", pa.array(values, pa.string()).dictionary_encode())
-        lake.settle(settled(step), {"coverage": rows}, AT)
-    found = [
-        (row["step"], row["allocation_id"], row["site_id"]) for row in scan(tmp_path, "coverage").to_pylist()
-    ]
-    assert sorted(found, key=repr) == [(1, "A", "S-1"), (1, "B", "S-1"), (2, "A", "S-2"), (2, "B", None)]
-    for file in (tmp_path / "coverage").glob("*/*.parquet"):
-        assert pq.read_schema(file).equals(TABLES["coverage"])
 
 
 def test_the_watermark_row_is_the_step_itself(tmp_path: Path) -> None:

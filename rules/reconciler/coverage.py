@@ -110,7 +110,7 @@ class Coverage:
         )
         if held.keep(con, changed, chained):
             self._held = held
-        return pa.concat_tables([SCHEMA.empty_table(), *(rows for rows, _ in parts)]).unify_dictionaries()
+        return pa.concat_tables([SCHEMA.empty_table(), *(rows for rows, _ in parts)])
 
     def _open(self) -> Open:
         """The open allocations."""

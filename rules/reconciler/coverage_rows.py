@@ -16,16 +16,8 @@ from schemas.record import TIME
 from schemas.reference import PARTY
 from schemas.tables import COVERAGE
 
-_FEW = pa.dictionary(pa.int32(), pa.string())
-
-SCHEMA = pa.schema(
-    [
-        field.with_type(_FEW) if field.name in ("site_id", "model") else field
-        for field in COVERAGE
-        if field.name != "ingested_at"
-    ]
-)
-"""The rows to write: `coverage` before landing; of what has few different values these once."""
+SCHEMA = pa.schema([field for field in COVERAGE if field.name != "ingested_at"])
+"""The rows to write: `coverage` before landing."""
 
 _REASONS = pa.array(
     [[name for bit, name in enumerate(LINKS) if not code >> bit & 1] for code in range(16)],
@@ -62,8 +54,8 @@ def _written(
     columns = {
         "allocation_id": scope.ids.take(pa.array(pieces.group)),
         "party_id": numbered(judged.party[kept], partial(references.ids, PARTY)).dictionary_decode(),
-        "site_id": numbered(judged.site[kept], texts.take),
-        "model": numbered(judged.model[pieces.chain], texts.take),
+        "site_id": numbered(judged.site[kept], texts.take).dictionary_decode(),
+        "model": numbered(judged.model[pieces.chain], texts.take).dictionary_decode(),
         "accelerators": pa.array(judged.accelerators[pieces.chain]),
         "from_at": pa.array(pieces.start, TIME),
         "to_at": pa.array(pieces.end, TIME),

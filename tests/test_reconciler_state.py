@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from rules.reconciler import state
+from schemas.errors import SekishoError
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
@@ -32,3 +33,19 @@ def test_what_is_emptied_does_not_stay_in_memory(tmp_path: Path) -> None:
         state.shed(con)
         ((left,),) = con.execute(memory).fetchall()
         assert left < 1_000_000
+
+
+@pytest.mark.parametrize("version", [None, state.VERSION - 1, state.VERSION + 1])
+def test_a_state_of_another_version_is_refused(version: int | None, tmp_path: Path) -> None:
+    def check() -> None:
+        with state.connect(tmp_path) as con, state.connect(None) as fresh:
+            state.check(con, fresh)
+
+    check()
+    check()  # a second time it is as it was left
+    with state.connect(tmp_path) as con:
+        con.execute("DELETE FROM meta")
+        if version is not None:
+            state.put(con, "version", version)
+    with pytest.raises(SekishoError, match="another version"):
+        check()

@@ -11,6 +11,11 @@ import duckdb
 from schemas.errors import SekishoError
 
 FILE = "state.duckdb"
+VERSION = 1
+"""Goes up when what the same tables hold means something else, or may have been wrong: a state of another
+version is made again. Those from before there was one may lack silences and holes."""
+
+_VERSION = "version"
 _LARGE = 10_000
 """Rows."""
 
@@ -38,12 +43,15 @@ def connect(folder: Path | None) -> duckdb.DuckDBPyConnection:
         ) from error
     for setting in _SETTINGS:
         con.execute(setting)
-    con.execute("CREATE TABLE IF NOT EXISTS meta (name VARCHAR, value BIGINT)")
+    if not con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'meta'").fetchall():
+        con.execute("CREATE TABLE meta (name VARCHAR, value BIGINT)")
+        put(con, _VERSION, VERSION)
     return con
 
 
 def check(con: duckdb.DuckDBPyConnection, fresh: duckdb.DuckDBPyConnection) -> None:
-    """Raises SekishoError unless the state has the tables of a `fresh` one, and numbers texts as it does."""
+    """Raises SekishoError unless the state has the version and tables of a `fresh` one, and its numbers of
+    texts."""
     if _layout(con) != _layout(fresh):
         raise SekishoError(
             "the reconciler's state is of another version; delete its folder: it is made again"
@@ -56,7 +64,7 @@ def _layout(con: duckdb.DuckDBPyConnection) -> list[tuple[object, ...]]:
         "WHERE NOT internal AND database_name = current_database() ORDER BY ALL"
     ).fetchall()
     (numbered,) = con.execute("SELECT hash('a text')").fetchall()
-    return [*columns, numbered]
+    return [(get(con, _VERSION),), *columns, numbered]
 
 
 def folder(con: duckdb.DuckDBPyConnection) -> Path | None:

@@ -82,6 +82,7 @@ class ReconcilerProcess:
                 self._end.result()
         finally:
             self._stopping.set()
+            self._end.cancel()  # nobody waits for it any more
             for task in tasks:
                 task.cancel()
             await self._close()

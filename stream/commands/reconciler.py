@@ -1,7 +1,5 @@
 """`sekisho reconciler`: find what takes more than one record, or the passing of time."""
 
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ import click
 
 from schemas.errors import UsageError
 from sinks.metrics import DEFAULT_HOST, DEFAULT_PORT
+from stream.early_stop import stops_at_once
 from stream.settings import load, options
 
 METRICS = f"{DEFAULT_HOST}:{DEFAULT_PORT + 1}"  # a worker may run beside it
@@ -44,7 +43,7 @@ def command(config: Path | None, state: Path | None, tick_seconds: float, **give
     """
     if not 0 <= tick_seconds < float("inf"):
         raise UsageError(f"--tick-seconds: {tick_seconds} is not a number of seconds, or 0")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # nothing has been done yet
-    from stream.start_reconciler import run
+    with stops_at_once():
+        from stream.start_reconciler import run
 
-    run(load(given, config, defaults=DEFAULTS), state, tick_seconds)
+        run(load(given, config, defaults=DEFAULTS), state, tick_seconds)

@@ -1,12 +1,11 @@
 """`sekisho worker`: read, judge and land."""
 
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from stream.early_stop import stops_at_once
 from stream.settings import load, options
 
 
@@ -21,8 +20,8 @@ def command(config: Path | None, **given: Any) -> None:
     lake or the brokers fail for good the worker says why in one line and exits 1: nothing that was read is
     lost, start it again.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # nothing has been read yet that could be landed
-    # Faust and the engines take a second to import, which --help need not wait for.
-    from stream.start import run
+    with stops_at_once():
+        # Faust and the engines take a second to import, which --help need not wait for.
+        from stream.start import run
 
-    run(load(given, config))
+        run(load(given, config))

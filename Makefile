@@ -41,10 +41,10 @@ format: setup ## format and fix what can be fixed
 soak: setup ## a million events through real Kafka under twenty kills (seven minutes)
 	$(BIN)/python -m tests.soak
 
-bench: $(VENV)/.bench ## all benchmarks, and the chart of the README (23 minutes; needs Java 17 and Maven)
+bench: $(VENV)/.bench ## the path of an event measured, and the chart of the README (18 minutes; needs Java 17 and Maven)
 	$(BIN)/python -m benchmarks.everything
 
-bench-full: $(VENV)/.bench ## the same at full size (hours)
+bench-full: $(VENV)/.bench ## all benchmarks at full size (hours)
 	$(BIN)/python -m benchmarks.everything --full
 
 bench-%: $(VENV)/.bench ## one benchmark: peers, stages, scale, latency, workers, restart, queries, scan, reconciler, reconciler_latency

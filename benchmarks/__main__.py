@@ -17,7 +17,7 @@ BENCHMARKS = {
     "scale": "CPU per event as reference versions, rules, partitions, sizes and bad records grow",
     "scan": "`scan` and `replay` beside the live worker, the reconciler's share apart",
     "stages": "µs of CPU per event in each stage of the worker, by stream",
-    "workers": "one, two and three workers on one topic, a worker's memory over time, and what fleets need",
+    "workers": "one, two and three workers on one topic, and what fleets need",
 }
 """What each measures; it is a module `benchmarks.<name>_bench` with `run(size)` and `show(results)`."""
 

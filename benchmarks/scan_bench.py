@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,7 +24,7 @@ from rules.rule import load_all
 from rules.suppressions import load_suppressions
 from stream import memory, replay, scan
 from stream.simulation import bench, files
-from stream.simulation.messages import merged
+from stream.simulation.messages import Message, merged
 
 EVENTS = {Size.QUICK: 200_000, Size.USUAL: 400_000, Size.FULL: 4_000_000}
 WARMING = 20_000  # events before anything is measured, for what only a first run costs
@@ -42,14 +43,19 @@ def run(size: Size) -> dict[str, Any]:
         name: [] for name in ("live", "scan", "replay", "scan_reconciler", "replay_reconciler")
     }
     made = bench.build()
-    stream = (message for block in made.blocks(events) for message in merged(block))
+    blocks = list(made.blocks(events))
+
+    def first(number: int) -> Iterator[Message]:
+        return islice((message for block in blocks for message in merged(block)), number)
+
     with (
         tempfile.TemporaryDirectory(prefix="sekisho-bench-") as scratch,
-        filled(PARTITIONS, made.references(), stream) as broker,
+        filled(PARTITIONS, made.references(), first(events)) as broker,
     ):
         folders = {number: Path(scratch) / f"{number}" for number in (WARMING, 0, events)}
         for number, folder in folders.items():
-            files.write(bench.build().messages(number), folder)
+            files.write(chain(made.references(), first(number)), folder)
+        blocks.clear()
         _files(folders[WARMING])
         for _ in range(RUNS[size]):
             taken["live"].append(broker.land().cpu_us_per_event)

@@ -16,18 +16,30 @@ def ship_empty(bootstrap: str, counts: Mapping[str, int]) -> None:
 
 def ship(bootstrap: str, messages: Iterable[Message], prefix: str = "custody.") -> int:
     """Ships everything to the topics `<prefix><record>` and returns how many it was."""
-    return _ship(
+    return _ship(bootstrap, (_record(message, prefix) for message in messages))
+
+
+def ship_shares(bootstrap: str, messages: Iterable[Message], shares: Mapping[str, int]) -> None:
+    """Ships of everything, to the topics `<prefix><record>` of each prefix, as many messages as it says."""
+    numbered = enumerate(messages)
+    _ship(
         bootstrap,
         (
-            {
-                "topic": f"{prefix}{message.record}",
-                "value": message.value,
-                "key": message.key,
-                "timestamp": message.arrival // 1000,
-            }
-            for message in messages
+            _record(message, prefix)
+            for number, message in numbered
+            for prefix, count in shares.items()
+            if number < count
         ),
     )
+
+
+def _record(message: Message, prefix: str) -> dict[str, Any]:
+    return {
+        "topic": f"{prefix}{message.record}",
+        "value": message.value,
+        "key": message.key,
+        "timestamp": message.arrival // 1000,
+    }
 
 
 def _ship(bootstrap: str, records: Iterable[dict[str, Any]]) -> int:

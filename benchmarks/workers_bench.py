@@ -1,4 +1,5 @@
-"""`workers`: one, two and three worker processes on one topic; a worker's memory over time; what fleets need.
+"""`workers`: one, two and three worker processes on one topic; what fleets need; with `--full`, a worker's
+memory over twenty minutes.
 
 Two cores that also carry the broker cannot show that three workers are faster than one: what several cost per
 event, beside what one costs, is the figure to look at.
@@ -28,8 +29,7 @@ GATHER = {"group.initial.rebalance.delay.ms": "3000"}
 EVENTS = {Size.QUICK: 200_000, Size.USUAL: 300_000, Size.FULL: 3_000_000}
 ROUNDS = {Size.QUICK: 1, Size.USUAL: 3, Size.FULL: 5}
 SOAK_RATE = 20_000.0
-SOAK = {Size.QUICK: (40.0, 2.0), Size.USUAL: (40.0, 2.0), Size.FULL: (1200.0, 10.0)}
-"""Seconds in all, and between two looks."""
+SOAK_SECONDS, LOOK_SECONDS = 1200.0, 10.0
 FLAT_PERCENT = 3.0
 
 
@@ -52,7 +52,7 @@ def run(size: Size) -> dict[str, Any]:
     most = max(median(each[count].events_per_second for each in rounds) for count in WORKERS)
     bytes_per_event = round(rounds[0][1].disk_bytes / events)
     one = median(each[1].cpu_us_per_event for each in rounds)
-    memory = soak(SOAK_RATE, *SOAK[size], PARTITIONS)
+    memory = soak(SOAK_RATE, SOAK_SECONDS, LOOK_SECONDS, PARTITIONS) if size is Size.FULL else None
     return {
         "machine": about,
         "events": events,
@@ -60,12 +60,11 @@ def run(size: Size) -> dict[str, Any]:
         "bytes_per_event": bytes_per_event,
         "memory": memory,
         "sizing": sizing(one, bytes_per_event, most),
-        "criteria": _criteria(memory) if size is Size.FULL else [],
+        "criteria": _criteria(memory) if memory else [],
     }
 
 
 def _criteria(memory: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Asked over twenty minutes: a shorter time says little."""
     what = f"growth of resident memory over {memory['seconds'] // 60} min"
     return [at_most(what, FLAT_PERCENT, memory["growth_percent"], "%")]
 
@@ -80,12 +79,12 @@ def show(results: Mapping[str, Any]) -> None:
         cells = (f"{speed['median']:,.0f}", f"{cpu['median']:.1f}", f"{figures['rss_mb_each']:,}")
         table.add_row(count, *cells)
     Console().print(table)
-    memory = results["memory"]
-    print(
-        f"At {memory['events_per_second']:,} events/s for {memory['seconds']} s: {memory['mb']:,} MB, "
-        f"{memory['growth_percent']:+.1f} % from the first third to the last, "
-        f"{memory['mb_an_hour']:+.0f} MB an hour."
-    )
+    if memory := results["memory"]:
+        print(
+            f"At {memory['events_per_second']:,} events/s for {memory['seconds']} s: {memory['mb']:,} MB, "
+            f"{memory['growth_percent']:+.1f} % from the first third to the last, "
+            f"{memory['mb_an_hour']:+.0f} MB an hour."
+        )
     _show_sizing(results)
     show_criteria(results["criteria"])
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from benchmarks.peers.findings import Findings, compare, count
 from benchmarks.peers.running import Load, run_peer
 from benchmarks.peers.systems import SEKISHO, Kind, System
-from benchmarks.shipping import ship
+from benchmarks.shipping import ship, ship_shares
 from benchmarks.worker_run import Taken, land
 from deploy.local_kafka import create_topics
 from stream.simulation import bench, shipping
-from stream.simulation.messages import Message, merged
+from stream.simulation.messages import merged
 
 PARTITIONS = 4
 WHOLE = "custody."
@@ -47,14 +47,16 @@ class Field:
     def fill(self, shares: Iterable[float]) -> None:
         """Ships and lands the reference versions; ships the events, and the first of them for each share."""
         shipping.prepare({"bootstrap_servers": [self._bootstrap]}, PARTITIONS)
-        self._references = ship(self._bootstrap, bench.build().references())
+        made = bench.build()
+        self._references = ship(self._bootstrap, made.references())
         land(self._bootstrap, self._new("references"), self._references, 0, PARTITIONS)
-        for share in {1.0, *shares}:
-            load = self._load(share)
-            if load.prefix != WHOLE:
+        loads = {load.prefix: load for load in map(self._load, (1.0, *shares))}
+        for prefix, load in loads.items():
+            if prefix != WHOLE:
                 topics = dict.fromkeys(load.topics.values(), PARTITIONS)
                 create_topics(self._bootstrap, topics, {"retention.ms": "-1"})
-            ship(self._bootstrap, _events(load.events), load.prefix)
+        events = (message for block in made.blocks(self._events) for message in merged(block))
+        ship_shares(self._bootstrap, events, {prefix: load.events for prefix, load in loads.items()})
 
     def run(self, system: System) -> Run:
         """Runs the system once. Sekisho must be the first."""
@@ -83,7 +85,3 @@ class Field:
         folder = self._folder / name
         folder.mkdir()
         return folder
-
-
-def _events(count: int) -> Iterable[Message]:
-    return (message for block in bench.build().blocks(count) for message in merged(block))

@@ -75,7 +75,7 @@ LOOKUP_SKIPS = ("versions in force", "all other rules", "writing anything", *SKI
 SEKISHO = System("sekisho", "", Kind.WORK, 1.0, (), SEKISHO_DOES, is_python=False)
 
 SYSTEMS = (
-    System("faust", "faust_work", Kind.WORK, 0.04, WORKER, DONE, SKIPPED),
+    System("faust", "faust_work", Kind.WORK, 0.03, WORKER, DONE, SKIPPED),
     System("quix", "quix_work", Kind.WORK, 0.1, (), DONE, SKIPPED),
     System("bytewax", "bytewax_work", Kind.WORK, 0.1, (), DONE, SKIPPED),
     System(
@@ -90,7 +90,7 @@ SYSTEMS = (
         is_optional=True,
         runs_once=True,
     ),
-    System("faust_lookup", "faust_lookup", Kind.LOOKUP, 0.04, WORKER, LOOKED_UP, LOOKUP_SKIPS),
+    System("faust_lookup", "faust_lookup", Kind.LOOKUP, 0.03, WORKER, LOOKED_UP, LOOKUP_SKIPS),
     System("quix_lookup", "quix_lookup", Kind.LOOKUP, 0.25, (), LOOKED_UP, LOOKUP_SKIPS),
     System("bytewax_lookup", "bytewax_lookup", Kind.LOOKUP, 0.5, (), LOOKED_UP, LOOKUP_SKIPS),
     System("confluent_kafka_consume", "confluent_consume", Kind.CONSUME, 1.0, (), ("counts records",)),

@@ -5,6 +5,7 @@ query is parsed once, DuckDB scans a source that stays registered while its batc
 a column of its own, and subjects are written in Arrow.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,6 +21,8 @@ from rules.vocabulary import Expression
 from schemas.errors import SekishoError
 
 _NAIVE = pa.timestamp("us")
+_SHARED = 3
+"""Uses of a macro's call from which on it is computed once: a condition may need it of few rows only."""
 
 
 class Joined(Protocol):
@@ -89,18 +92,30 @@ class Level:
         self._columns, self._element = _columns(read), _element(read)
         read += [rule.subject for rule in rules]
         self.columns, self.element = _columns(read), _element(read)
+        self._alike: dict[Subject, list[int]] = {}  # rules whose subjects are written in one go
+        for number, rule in enumerate(rules):
+            self._alike.setdefault(rule.subject, []).append(number)
         (self._statement,) = connection.extract_statements(self._select(rule.condition for rule in rules))
 
     def _select(self, conditions: Iterable[Expression]) -> str:
         """The only statement a judge runs; expressions are translated rules, never values of a record.
 
         Null does not fire. Within CASE, DuckDB looks at the second half of an AND only where the first holds.
+        A call of a macro that several conditions share is computed once, of all rows.
         """
+        conditions = list(conditions)
+        uses = Counter(call for condition in conditions for call in condition.calls)
+        shared = [call for call, count in uses.items() if count >= _SHARED]
+        names = {call: f'"call {number}"' for number, call in enumerate(shared)}
+        source = self._name
+        if names:
+            calls = ", ".join(f"{call} AS {name}" for call, name in names.items())
+            source = f"(SELECT *, {calls} FROM {source})"  # noqa: S608
         columns = (
-            f"CASE WHEN {condition.sql} THEN true ELSE false END AS c{number}"
+            f"CASE WHEN {condition.sql_with(names)} THEN true ELSE false END AS c{number}"
             for number, condition in enumerate(conditions)
         )
-        return f"SELECT {', '.join(columns)} FROM {self._name}"  # noqa: S608
+        return f"SELECT {', '.join(columns)} FROM {source}"  # noqa: S608
 
     def run(self, joined: Joined) -> list[Fired]:
         """What fires, by rule; rules that do not are left out.
@@ -112,14 +127,20 @@ class Level:
         if not elements.num_rows:
             return []
         row = None if self.each is None else elements["row"].to_numpy()
-        answers = self._query(self._batch(joined, elements, row))
+        hits = [np.flatnonzero(answer) for answer in self._query(self._batch(joined, elements, row))]
         fired = []
-        for rule, answer in zip(self._rules, answers, strict=True):
-            hits = np.flatnonzero(answer)
-            if len(hits):
-                where = hits if row is None else row[hits]
-                subjects = self._subjects(rule.subject, joined, elements, where, hits)
-                fired.append(Fired(rule.index, where, subjects))
+        for subject, numbers in self._alike.items():
+            element = np.concatenate([hits[number] for number in numbers])
+            if not len(element):
+                continue
+            where = element if row is None else row[element]
+            subjects = self._subjects(subject, joined, elements, where, element)
+            start = 0
+            for number in numbers:
+                part = slice(start, start + len(hits[number]))
+                if part.stop > start:
+                    fired.append(Fired(self._rules[number].index, where[part], subjects[part]))
+                start = part.stop
         return fired
 
     def _batch(

@@ -5,7 +5,9 @@ Pure: no clock, no I/O, no state but the references and the judge that are hande
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ from rules.digest import digests
 from rules.join import join
 from rules.judge import Judge
 from rules.references import References
+from rules.rule import Rule
 from schemas.columns import Decoded, decode
 from schemas.record import TIME, Record
 from schemas.rows import Rejected, Tombstone, tombstone_line
@@ -157,7 +160,11 @@ def admit_ticks(fetched: pa.RecordBatch) -> Landing:
 
 def finding_id(rule_id: str, subject: str) -> str:
     """The id of the finding of a rule about a subject (contract section 5)."""
-    return hashlib.sha256(f"{rule_id}\n{subject}".encode()).hexdigest()[:32]
+    return _digest(f"{rule_id}\n{subject}".encode())
+
+
+def _digest(named: bytes) -> str:
+    return hashlib.sha256(named).hexdigest()[:32]
 
 
 def _batch(columns: dict[str, pa.Array], schema: pa.Schema) -> pa.RecordBatch:
@@ -193,20 +200,21 @@ def _findings(events: pa.RecordBatch, firings: pa.RecordBatch, judge: Judge) -> 
     """A row per event, rule and subject that fired, for `finding_event`."""
     if not firings.num_rows:
         return _NO_FINDINGS
-    at = firings["row"]
-    # what depends on rule and subject alone is made once for each
-    named = pc.binary_join_element_wise(firings["rule_id"], firings["subject"], "\n").dictionary_encode()
-    made = [_finding(judge, *text.split("\n", 1)) for text in named.dictionary.to_pylist()]
-    columns = {
-        name: pa.array([finding[name] for finding in made], pa.string()).take(named.indices)
-        for name in ("finding_id", "rule_sha256", "severity", "message")
-    }
+    at, subject = firings["row"], firings["subject"]
+    # what depends on the rule alone, or on rule and subject, is made once for each
+    of = firings["rule_id"].dictionary_encode()
+    rules = [judge.rules[rule_id] for rule_id in of.dictionary.to_pylist()]
+    named = pc.binary_join_element_wise(firings["rule_id"], subject, "\n").dictionary_encode()
+    ids = [_digest(text) for text in named.dictionary.cast(pa.binary()).to_pylist()]
     taken = ("party_id", "allocation_id", "source", "event_id", *COORDINATES.names, "occurred_at")
     return _batch(
         {
-            **columns,
+            "finding_id": pa.array(ids, pa.string()).take(named.indices),
             "rule_id": firings["rule_id"],
-            "subject": firings["subject"],
+            "rule_sha256": pa.array([rule.sha256 for rule in rules]).take(of.indices),
+            "severity": pa.array([str(rule.severity) for rule in rules]).take(of.indices),
+            "subject": subject,
+            "message": _messages(rules, of.indices, subject),
             **{name: events[name].take(at) for name in taken},
             "state": pa.repeat("provisional", len(at)),
         },
@@ -214,14 +222,13 @@ def _findings(events: pa.RecordBatch, firings: pa.RecordBatch, judge: Judge) -> 
     )
 
 
-def _finding(judge: Judge, rule_id: str, subject: str) -> dict[str, str]:
-    rule = judge.rules[rule_id]
-    return {
-        "finding_id": finding_id(rule_id, subject),
-        "rule_sha256": rule.sha256,
-        "severity": str(rule.severity),
-        "message": rule.render(subject),
-    }
+def _messages(rules: Sequence[Rule], of: pa.Int32Array, subject: pa.StringArray) -> pa.StringArray:
+    """The message of each firing: `Rule.render` of the rule at position `of`."""
+    columns: list[pa.StringArray] = []
+    for texts in zip_longest(*(rule.around_subject for rule in rules)):
+        text = pa.array(texts, pa.string()).take(of)
+        columns += [pc.if_else(text.is_valid(), subject, None), text] if columns else [text]
+    return pc.binary_join_element_wise(*columns, "", null_handling="skip")
 
 
 def _stamped(record: Record, table: pa.RecordBatch, fetched: pa.RecordBatch) -> pa.RecordBatch:

@@ -141,14 +141,15 @@ class Rule:
 
     def render(self, subject: str) -> str:
         """The message of a finding: `{subject}` and `{parameter}` of the template filled in."""
-        return self._message.replace("{subject}", subject)
+        return subject.join(self.around_subject)
 
     @cached_property
-    def _message(self) -> str:
+    def around_subject(self) -> tuple[str, ...]:
+        """The message, parameters filled in, as what stands before, between and behind its `{subject}`."""
         message = self.message
         for parameter in self.parameters:
             message = message.replace("{" + parameter.name + "}", parameter.text)
-        return message
+        return tuple(message.split("{subject}"))
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -123,12 +123,28 @@ class ConditionError(SekishoError):
 class Expression:
     """SQL over the columns of one level's batch.
 
-    `columns` are those read of the joined row, `element` those of the serial or condition.
+    Every second of `parts` is a call of a macro, the others are what stands around these. `columns` are those
+    read of the joined row, `element` those of the serial or condition.
     """
 
-    sql: str
+    parts: tuple[str, ...]
     columns: frozenset[str]
     element: frozenset[str]
+
+    @property
+    def sql(self) -> str:
+        return "".join(self.parts)
+
+    @property
+    def calls(self) -> tuple[str, ...]:
+        """The calls of macros, of nested ones the outer."""
+        return self.parts[1::2]
+
+    def sql_with(self, names: Mapping[str, str]) -> str:
+        """The SQL, with the names of those calls that have one instead of these."""
+        return "".join(
+            names.get(part, part) if number % 2 else part for number, part in enumerate(self.parts)
+        )
 
 
 def tokens(condition: str) -> Iterator[tuple[str, str]]:
@@ -205,7 +221,8 @@ def translate(
     columns: set[str] = set()
     element: set[str] = set()
     out: list[str] = []
-    for kind, text in tokens(condition):
+    words = list(tokens(canonical(condition)))
+    for kind, text in words:
         if kind == "space":
             out.append(" ")
         elif kind == "parameter":
@@ -238,7 +255,21 @@ def translate(
             raise ConditionError(
                 f"condition: {text} is no field of a joined row; correct it (docs/writing-a-rule.md)"
             )
-    return Expression("".join(out).strip(), frozenset(columns), frozenset(element))
+    return Expression(_parts(words, out), frozenset(columns), frozenset(element))
+
+
+def _parts(words: Sequence[tuple[str, str]], out: Sequence[str]) -> tuple[str, ...]:
+    """What the tokens have become, cut around the calls of macros."""
+    parts, depth = [""], 0
+    for (kind, text), sql in zip(words, out, strict=True):
+        if len(parts) % 2 and kind == "word" and text in MACROS:
+            parts.append("")
+        parts[-1] += sql
+        if len(parts) % 2 == 0:
+            depth += (text == "(") - (text == ")")
+            if text == ")" and depth == 0:
+                parts.append("")
+    return tuple(parts)
 
 
 def _reference(text: str, each: str | None) -> str:

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,24 @@ def test_masks_of_any_width_agree_with_a_plain_evaluation(count: int) -> None:
     per_row = [sorted(name for at, name, _ in expected if at == row) for row in range(len(values))]
     assert judgement.verdicts.to_pylist() == per_row
     assert judgement.verdicts.null_count == 0
+
+
+@pytest.mark.parametrize("rules", [1, 2, 3, 7])
+def test_what_conditions_share_is_computed_as_in_each_alone(rules: int) -> None:
+    countries, sites = [None, "CN", "JP", "RU"], [None, [], ["S"], ["T"]]
+    rows = [
+        {"country": country, "A.site_ids": allowed, "site_id": "S", "bytes_out": number}
+        for number, (country, allowed) in enumerate(product(countries, sites))
+    ]
+    shared = "(restricted(country, t) or not coalesce(outside(A.site_ids, site_id), false))"
+    judge = Judge(
+        [rule(f"gap.access.r{limit}", f"{shared} and bytes_out >= {limit}") for limit in range(rules)]
+    )
+    fires = [row["country"] in ("CN", "RU") or row["A.site_ids"] in (None, ["S"]) for row in rows]
+    assert judge.judge(ACCESS, batch(rows)).verdicts.to_pylist() == [
+        [f"gap.access.r{limit}" for limit in range(rules) if fires[number] and number >= limit]
+        for number in range(len(rows))
+    ]
 
 
 @pytest.mark.parametrize("count", [1, BITS + 1])

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,21 @@ def test_events_land_as_raw_typed_and_findings() -> None:
         "state": "provisional",
         "step": None,
     }
+
+
+def test_a_message_names_its_subject_wherever_its_rule_says() -> None:
+    texts = ("nobody", "{subject}", "of {subject}", "{subject} and {subject}: {subject}.", "{subject} {it}")
+    rules = [
+        replace(a_rule(f"gap.identity.r{number}", "parties = 0", "access"), message=text)
+        for number, text in enumerate(texts)
+    ]
+    batch = fetched(
+        ACCESS, [_access(event_id="e1", party_id="{subject}"), _access(event_id="e2", party_id="P")]
+    )
+    findings = judge_events(decode_events(ACCESS, batch), References(), Judge(rules)).findings
+    assert findings["message"].to_pylist() == [
+        text.replace("{subject}", subject) for subject in ("party:{subject}", "party:P") for text in texts
+    ]
 
 
 def test_every_serial_has_its_own_finding_and_one_verdict() -> None:

@@ -130,6 +130,22 @@ def test_names_become_columns_constants_and_typed_nulls() -> None:
     assert vocabulary.translate("completed", ACCESS, completed=True).sql == "true"
 
 
+def test_calls_of_macros_are_told_from_what_stands_around_them() -> None:
+    text = """mfa and outside( A.methods, coalesce(method, ')') ) or -- restricted(country, t)
+        'restricted(' = method and (restricted(country,t)) and abs(1) > 0"""
+    seen = vocabulary.translate(text, ACCESS)
+    assert seen.calls == (
+        """outside( "A.methods", coalesce("method", ')') )""",
+        """restricted("country","t")""",
+    )
+    assert seen.sql == (
+        """"mfa" and outside( "A.methods", coalesce("method", ')') ) or 'restricted(' = "method" """
+        """and (restricted("country","t")) and abs(1) > 0"""
+    )
+    assert seen.sql_with({seen.calls[1]: "it"}).endswith('= "method" and (it) and abs(1) > 0')
+    assert vocabulary.translate("mfa", ACCESS).calls == ()
+
+
 def test_serials_see_their_asset_and_the_row() -> None:
     seen = vocabulary.translate("X.sku <> sku and serial <> ''", ALLOCATION, "serials")
     assert seen.columns == {"sku"} and seen.element == {"X.sku", "serial"}

@@ -100,8 +100,8 @@ def _encode(strings: pa.Array) -> tuple[pa.Array, Ids | None]:
         if len(strings) > 2 * _SAMPLE and len(strings[:_SAMPLE].unique()) > 0.6 * _SAMPLE:
             return strings, None
         strings = strings.dictionary_encode()
-    codes = strings.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
-    return strings.dictionary, codes
+    codes = strings.indices.fill_null(-1) if strings.null_count else strings.indices
+    return strings.dictionary, codes.to_numpy().astype(np.int64, copy=False)
 
 
 class Keys:

@@ -37,6 +37,7 @@ class RowStore:
         self._rows = Growing(
             np.dtype([(_NULLS, "<u4"), *((name, _numpy(kind)) for name, kind in fixed.items())])
         )
+        self._dictionaries: dict[str, pa.Array] = {}
         self._others = Chunks(pa.schema([field for field in schema if field.name not in fixed]))
 
     def __len__(self) -> int:
@@ -83,10 +84,15 @@ class RowStore:
             return pa.array(values, mask=nulls).view(self._fixed[name])
         coded = self._coded[name]
         if encode and len(coded) <= _FEW:
-            return pa.DictionaryArray.from_arrays(
-                pa.array(values, mask=nulls), coded.take(np.arange(len(coded)))
-            )
+            return pa.DictionaryArray.from_arrays(pa.array(values, mask=nulls), self._dictionary(name))
         return coded.take(np.where(nulls, -1, values.astype(np.int64)))
+
+    def _dictionary(self, name: str) -> pa.Array:
+        """All texts or lists of a column, by number: made once for all batches."""
+        coded, dictionary = self._coded[name], self._dictionaries.get(name)
+        if dictionary is None or len(dictionary) < len(coded):
+            dictionary = self._dictionaries[name] = coded.take(np.arange(len(coded)))
+        return dictionary
 
 
 def _is_coded(kind: pa.DataType) -> bool:

@@ -11,6 +11,7 @@ from benchmarks.running import Running
 from sinks.views import connect
 
 LAND_SECONDS = 600.0
+LEAST_SECONDS, MOST_SECONDS = 0.03, 1.0  # between two looks at how far they are
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,16 @@ def land(
 def _when_read(running: Sequence[Running], wanted: int) -> float:
     """Waits until the workers say that they have read as many; returns when.
 
-    Each time that they are asked costs them some 4 ms: seldom until it is about to be.
+    Each time that they are asked costs them some 4 ms: seldom until, at their pace, it is about to be.
     """
-    deadline = time.monotonic() + LAND_SECONDS
-    while time.monotonic() < deadline:
+    began, first = time.monotonic(), None
+    while (at := time.monotonic()) < began + LAND_SECONDS:
         read = sum(int(each.metric("custody_events_read_total")) for each in running)
         if read >= wanted:
             return time.monotonic()
-        time.sleep(0.03 if read >= 0.9 * wanted - 1 else 0.2)
+        first = read if first is None else first
+        left = (wanted - read) / (read - first) * (at - began) if read > first else 0.0
+        time.sleep(min(max(0.7 * left, LEAST_SECONDS), MOST_SECONDS))
     raise RuntimeError(f"no {wanted:,} records were read within {LAND_SECONDS:.0f} s")
 
 

@@ -22,6 +22,7 @@ from schemas.errors import SekishoError
 from schemas.json_guards import Ints
 from schemas.record import TIME
 from schemas.tables import FETCHED
+from stream import frames
 from stream.record_batches import NO_RECORDS, Kept, Records, fast, first_offset, read, uncompressed, unread
 
 FETCHER_HOOKS = {
@@ -184,6 +185,7 @@ def install() -> None:
     """
     if fetcher.PartitionRecords is ColumnRecords:
         return
+    frames.install()
     for name, signature in FETCHER_HOOKS.items():
         found = getattr(fetcher, name, None)
         if found is None or (signature and str(inspect.signature(found)) != signature):

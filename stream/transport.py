@@ -50,6 +50,8 @@ FETCH_MS = 250  # for so long: each costs some 0.5 ms, however few records it br
 BRISK_MS = 50  # where they come fast, so that the last of a backlog need not wait
 BRISK = 10 << 20  # bytes a second
 
+HELD_BACK_SECONDS = 0.05  # for which a call waits while Faust holds partitions back
+
 STALE = -2
 """The epoch of fetches that no seek stands behind; owners must drop them."""
 
@@ -108,9 +110,20 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_min_bytes = FETCH_BYTES
         return consumer
 
-    async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
+    async def _fetch_records(
+        self,
+        consumer: Any,
+        active_partitions: Any,
+        timeout: float | None = None,
+        max_records: int | None = None,
+    ) -> Any:
+        # Faust takes a partition whose stream is full out of `active_partitions` and lets it in again without
+        # waking a call that waits for the others: what has come of it already would lie there for a second.
+        is_held_back = timeout is not None and len(active_partitions) < len(consumer.assignment())
+        if is_held_back:
+            timeout = HELD_BACK_SECONDS
         try:
-            records = await super()._fetch_records(*args, **kwargs)
+            records = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
         except NoOffsetForPartitionError:
             return {}  # of a partition just assigned, which is about to be sought; the group knows no offset
         # No other task ran between draining the fetcher and here: the epoch is that of the records.
@@ -120,7 +133,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             for fetch in fetches:
                 fetch.epoch = epoch
             together.setdefault(tp.topic, (tp, []))[1].extend(fetches)
-        self._pace(sum(fetch.bytes for _, fetches in together.values() for fetch in fetches))
+        if together or not is_held_back:
+            self._pace(sum(fetch.bytes for _, fetches in together.values() for fetch in fetches))
         return {tp: [fetches] for tp, fetches in together.values()}
 
     def _pace(self, fetched: int) -> None:

@@ -22,6 +22,7 @@ from sinks.durable import make_folder, sync_folder, told
 
 ROW_GROUP_ROWS = 20_000  # few, so that memory stays flat
 ROW_GROUP_BYTES = 12 << 20
+AT_ONCE = 1 << 13  # rows that go to an encoder together, and are a page at least: of raw, 3 MB of values
 
 _DISTINCT = {
     *("key", "value", "event_id", "session_id", "sha256", "finding_id", "message"),
@@ -85,6 +86,7 @@ class TableFile:
             compression="zstd",
             compression_level=1,
             store_schema=False,
+            write_batch_size=AT_ONCE,
             metadata_collector=self._footers,
             **_encodings(schema),
         )

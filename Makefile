@@ -41,7 +41,7 @@ format: setup ## format and fix what can be fixed
 soak: setup ## a million events through real Kafka under twenty kills (seven minutes)
 	$(BIN)/python -m tests.soak
 
-bench: $(VENV)/.bench ## the path of an event measured, and the chart of the README (18 minutes; needs Java 17 and Maven)
+bench: $(VENV)/.bench ## the path of an event measured, and the chart of the README (under 20 minutes; needs Java 17 and Maven)
 	$(BIN)/python -m benchmarks.everything
 
 bench-full: $(VENV)/.bench ## all benchmarks at full size (hours)

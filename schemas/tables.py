@@ -115,9 +115,10 @@ COVERAGE = pa.schema(
 )
 """One piece of one allocation, from `from_at` up to `to_at`.
 
-An `open` piece still runs: its `to_at` is the watermark when it was written. `replaces_from` makes void
-every piece of the allocation that starts at or after it and was written by an earlier step. A row whose
-`from_at` is null is no piece and only makes void.
+An `open` piece still ran when it was written, with the watermark then as its `to_at`: it runs until the
+earliest `from_at` that a later step wrote of the allocation, else to the watermark. `replaces_from` makes
+void every piece of the allocation that starts at or after it and was written by an earlier step. A row
+whose `from_at` is null is no piece and only makes void.
 """
 
 WATERMARK = pa.schema(

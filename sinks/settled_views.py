@@ -105,18 +105,20 @@ LEFT JOIN triaged USING (finding_id);
 """
 
 COVERAGE = """
--- The pieces in force: without those that a later step has made void; open ones run to the watermark.
+-- The pieces in force: without those that a later step has made void; open ones run to what later steps
+-- wrote, else to the watermark.
 CREATE OR REPLACE VIEW coverage AS
 WITH written AS (
-  SELECT {columns},
-    min(replaces_from) OVER (
-      PARTITION BY allocation_id ORDER BY step RANGE BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS void_from
+  SELECT {columns}, min(replaces_from) OVER later AS void_from, min(from_at) OVER later AS next_at
   FROM {source}
   WHERE {step}
+  WINDOW later AS (
+    PARTITION BY allocation_id ORDER BY step RANGE BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING)
 ),
 piece AS (
-  SELECT * EXCLUDE (void_from) REPLACE (
-    CASE WHEN open THEN getvariable('settled_watermark')::TIMESTAMPTZ ELSE to_at END AS to_at)
+  SELECT * EXCLUDE (void_from, next_at) REPLACE (
+    CASE WHEN open THEN coalesce(next_at, getvariable('settled_watermark')::TIMESTAMPTZ) ELSE to_at END
+      AS to_at)
   FROM written
   WHERE from_at IS NOT NULL AND (void_from IS NULL OR from_at < void_from)
 )

@@ -202,17 +202,20 @@ class Engine:
         now = self.now
         pieces = []
         for row in self.rows:
-            void = row["from_at"] is None or any(
-                other["allocation_id"] == row["allocation_id"]
-                and other["step"] > row["step"]
-                and other["replaces_from"] is not None
-                and other["replaces_from"] <= row["from_at"]
+            later = [
+                other
                 for other in self.rows
+                if other["allocation_id"] == row["allocation_id"] and other["step"] > row["step"]
+            ]
+            void = row["from_at"] is None or any(
+                other["replaces_from"] is not None and other["replaces_from"] <= row["from_at"]
+                for other in later
             )
             if not void:
                 piece = {name: value for name, value in row.items() if name not in ("replaces_from", "step")}
                 if piece.pop("open"):
-                    piece["to_at"] = now
+                    starts = [other["from_at"] for other in later if other["from_at"] is not None]
+                    piece["to_at"] = min(starts, default=now)
                 pieces.append(piece)
         return sorted(pieces, key=lambda piece: (piece["allocation_id"], piece["from_at"]))
 

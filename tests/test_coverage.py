@@ -115,7 +115,7 @@ def test_the_site_is_that_of_the_latest_placement_at_a_known_site() -> None:
     assert [row["site_id"] for row in engine.seen()] == [None, "S1", "S2", "S2", "S1"]
 
 
-def test_a_piece_that_runs_is_written_when_it_starts_and_when_it_ends() -> None:
+def test_a_piece_that_runs_is_written_when_it_starts_and_when_nothing_follows_it() -> None:
     engine = Engine()
     written = engine.step([event("allocation", 10)], 10, VERSIONS)
     assert written == []  # it has no length yet
@@ -126,6 +126,24 @@ def test_a_piece_that_runs_is_written_when_it_starts_and_when_it_ends() -> None:
     (row,) = engine.step([], 30)
     assert (row["from_at"], row["to_at"], row["open"], row["replaces_from"]) == (10, 25, False, 10)
     assert engine.step([], 40) == []
+
+
+def test_a_piece_that_another_follows_is_not_written_again_unless_an_access_shows_how() -> None:
+    engine = Engine()
+    engine.step([event("allocation", 10), event("placement", 12)], 15, VERSIONS)
+    (row,) = engine.step([event("placement", 20)], 30)  # with an event of another kind
+    assert (row["from_at"], row["open"], row["replaces_from"]) == (20, True, None)
+    first, second = engine.step([event("access", 35)], 40)  # the piece before it has an access at its end
+    assert (first["from_at"], first["to_at"], first["replaces_from"]) == (20, 35, 20)
+    assert (second["from_at"], second["open"], second["replaces_from"]) == (35, True, None)
+    (row,) = engine.step([event("access", 45, action="call")], 50)  # with an access alone
+    assert (row["from_at"], row["open"], row["replaces_from"]) == (45, True, None)
+    assert told(engine) == [(10, 12, "how where"), (12, 20, "how"), (20, 35, ""), (35, 45, ""), (45, 50, "")]
+    first, second = engine.step(
+        [event("allocation", 55, action="released"), event("allocation", 57, party_id_sent="P2")], 60
+    )
+    assert (first["from_at"], first["to_at"], first["open"], first["replaces_from"]) == (45, 55, False, 45)
+    assert (second["from_at"], second["open"], second["replaces_from"]) == (57, True, None)
 
 
 def test_what_reaches_back_replaces_only_what_it_touches() -> None:

@@ -191,6 +191,17 @@ def test_open_pieces_run_to_the_watermark(tmp_path: Path) -> None:
     assert spans(tmp_path) == [("A", 0, 10), ("A", 10, 27)]
 
 
+def test_open_pieces_run_to_the_one_that_a_later_step_wrote(tmp_path: Path) -> None:
+    lake = Lake.open(tmp_path)
+    settle(lake, 1, {"coverage": [piece("A", 0, None), piece("B", 0, None)]}, START + 10 * MINUTE)
+    settle(lake, 2, {"coverage": [piece("A", 12, 15), piece("A", 15, None)]}, START + 20 * MINUTE)
+    assert spans(tmp_path) == [("A", 0, 12), ("A", 12, 15), ("A", 15, 20), ("B", 0, 20)]
+    settle(lake, 3, {"coverage": [piece("A", 25, None)]}, START + 30 * MINUTE)
+    assert spans(tmp_path) == [("A", 0, 12), ("A", 12, 15), ("A", 15, 25), ("A", 25, 30), ("B", 0, 30)]
+    settle(lake, 4, {"coverage": [piece("A", 12, 28, replaces=12)]}, START + 40 * MINUTE)
+    assert spans(tmp_path) == [("A", 0, 12), ("A", 12, 28), ("B", 0, 40)]
+
+
 # Whole steps
 
 

@@ -1,8 +1,9 @@
 """Coverage: the time of every allocation in pieces, and which of the four links each piece has.
 
-A piece is written when the watermark has passed its start, and again when it has passed its end. As long as
-events arrive before the watermark reaches them, an allocation goes on from the piece that still runs. What an
-event behind the watermark or a version that reaches back touches is cut again from all its events.
+A piece is written when the watermark has passed its start, and again when it has passed its end only if no
+other piece begins there, or if an access has shown how meanwhile. As long as events arrive before the
+watermark reaches them, an allocation goes on from the piece that still runs. What an event behind the
+watermark or a version that reaches back touches is cut again from all its events.
 
 The state is a function of the events, the versions and the watermark, and holds nothing per piece: where the
 watermark of an update is not that of a settled step, its rows must be settled, or they are lost.
@@ -154,7 +155,8 @@ def _cut_again(
 
 def _carried_scope(held: Open, slots: Ints) -> Scope:
     never = np.zeros(len(slots), bool)
-    return Scope(held.ids(slots), slots, never, held["from_at"][slots], held["written"][slots], never)
+    limit, replaces, links = (held[name][slots] for name in ("from_at", "written", "links"))
+    return Scope(held.ids(slots), slots, never, limit, replaces, links, never)
 
 
 def _place(con: duckdb.DuckDBPyConnection, placements: list[pa.Table]) -> None:

@@ -5,7 +5,6 @@ same. So an allocation that nothing but accesses cuts is judged once.
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from rules.asof import Ints
@@ -13,7 +12,7 @@ from rules.growing import ranges
 from rules.reconciler import links
 from rules.reconciler.coverage_events import Events
 from rules.reconciler.coverage_log import TEXTS
-from rules.reconciler.coverage_open import Open, numbered
+from rules.reconciler.coverage_open import Bits, Open, numbered
 from rules.reconciler.links import Links
 from rules.reconciler.pieces import Mask, Pieces, Running
 from rules.references import References
@@ -21,9 +20,6 @@ from rules.references import References
 LINKS = ("who", "how", "where", "under_what")
 HOW = np.uint8(1 << LINKS.index("how"))
 ALL = np.uint8((1 << len(LINKS)) - 1)
-
-Bits = npt.NDArray[np.uint8]
-"""Sums of 2 ** position in LINKS."""
 
 
 @dataclass(frozen=True)

@@ -37,16 +37,19 @@ ORDER BY allocation_id, t, source, event_id, "partition", "offset"
 
 Values = npt.NDArray[Any]
 
+Bits = npt.NDArray[np.uint8]
+"""Links of pieces: sums of 2 ** position in `coverage_links.LINKS`."""
+
 
 class Open:
     """The open allocations; times are int64 µs.
 
     By slot, of the `allocated` event in effect: `allocated_at`, TEXTS, `accelerators`, `requested`. Of the
-    last piece: `from_at`, whether it is `written`, its `site_id` and its `links` (as `coverage_links` adds
-    them up). They, but for how, and its `party` (a row of `References`) hold for every piece that begins
-    before `until`; 0: they must be judged. `how_at`: since when an access shows how, -1 if none does.
-    `micros`: the time of the pieces before it at the same site with the same accelerators, `covered_micros`
-    of it with all links. Texts are numbers in `texts`, -1 for null.
+    last piece: `from_at`, whether it is `written`, its `site_id` and its `links`. They, but for how, and its
+    `party` (a row of `References`) hold for every piece that begins before `until`; 0: they must be judged.
+    `how_at`: since when an access shows how, -1 if none does. `micros`: the time of the pieces before it at
+    the same site with the same accelerators, `covered_micros` of it with all links. Texts are numbers in
+    `texts`, -1 for null.
     """
 
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:

@@ -10,7 +10,7 @@ from rules.keys import Keys
 from rules.reconciler.coverage_links import LINKS, Judged
 from rules.reconciler.coverage_open import numbered
 from rules.reconciler.coverage_scope import Scope
-from rules.reconciler.pieces import Pieces
+from rules.reconciler.pieces import Mask, Pieces
 from rules.references import References
 from schemas.record import TIME
 from schemas.reference import PARTY
@@ -28,28 +28,50 @@ _REASONS = pa.array(
 
 def rows(scope: Scope, judged: Judged, texts: Keys, references: References, step: int) -> pa.Table:
     """What to write (SCHEMA) of the allocations of a scope."""
-    kept = _kept(scope, judged.pieces)
-    written = _written(scope, judged, kept, texts, references, step)
+    touched = _touched(scope, judged.pieces)
+    replaces, known = _replaces(scope, judged, touched)
+    kept = touched[~known]
+    written = _written(scope, judged, kept, replaces[~known], texts, references, step)
     if not scope.voids.any():
         return written
     return pa.concat_tables([written, _voids(scope, judged.pieces.group[kept], step)])
 
 
-def _kept(scope: Scope, pieces: Pieces) -> Ints:
-    """Which pieces are to be written: of a late allocation what it reaches back to."""
+def _touched(scope: Scope, pieces: Pieces) -> Ints:
+    """Which pieces may be to write: of a late allocation what it reaches back to."""
     if not scope.late.any():
         return np.arange(len(pieces.group))
     return np.flatnonzero(~scope.late[pieces.group] | (pieces.end >= scope.limit[pieces.group]))
 
 
+def _replaces(scope: Scope, judged: Judged, rows: Ints) -> tuple[Mask, Mask]:
+    """Which of the pieces `rows` make void what was written; which were written as they are now.
+
+    The latter ran when they were written, and end where the next one begins, as readers take it.
+    """
+    group, start, end = (
+        column[rows] for column in (judged.pieces.group, judged.pieces.start, judged.pieces.end)
+    )
+    same = group[1:] == group[:-1]
+    replaces = scope.replaces[group]
+    replaces[1:] &= ~same
+    known = replaces & ~scope.late[group] & (judged.links[rows] == scope.links[group])
+    known[:-1] &= same & (end[:-1] == start[1:])
+    known[-1:] = False
+    return replaces, known
+
+
 def _written(
-    scope: Scope, judged: Judged, kept: Ints, texts: Keys, references: References, step: int
+    scope: Scope,
+    judged: Judged,
+    kept: Ints,
+    replaces: Mask,
+    texts: Keys,
+    references: References,
+    step: int,
 ) -> pa.Table:
     pieces = judged.pieces[kept]
     links = judged.links[kept]
-    first = np.ones(len(kept), bool)
-    first[1:] = pieces.group[1:] != pieces.group[:-1]
-    replaces = first & scope.replaces[pieces.group]
     limit = np.minimum(pieces.start, scope.limit[pieces.group])
     columns = {
         "allocation_id": scope.ids.take(pa.array(pieces.group)),

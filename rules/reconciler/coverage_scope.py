@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from rules.asof import Ints
-from rules.reconciler.coverage_open import Open
+from rules.reconciler.coverage_open import Bits, Open
 from rules.reconciler.pieces import Mask
 from rules.reconciler.watermark import LATENESS_US
 
@@ -64,8 +64,8 @@ class Scope:
     """Some allocations to cut: one value each, and its slot where it is open (-1 where not).
 
     Of a `late` one all events are given, and what ends at or after `limit` (µs) is written again; of the
-    others what starts at or after it. `replaces`: pieces may have been written from there on; `voids`:
-    perhaps none of them is left.
+    others what starts at or after it. `replaces`: pieces may have been written from there on, of others than
+    late ones just the one that ran then, with these `links`; `voids`: perhaps none of them is left.
     """
 
     ids: pa.StringArray
@@ -73,6 +73,7 @@ class Scope:
     late: Mask
     limit: Ints
     replaces: Mask
+    links: Bits
     voids: Mask
 
     def __getitem__(self, part: slice) -> "Scope":
@@ -131,7 +132,9 @@ def _scope(held: Open, rows: pa.Table) -> Scope:
     limit[goes_on] = held["from_at"][slots[goes_on]]
     replaces = late.copy()
     replaces[goes_on] = held["written"][slots[goes_on]]
-    return Scope(ids, slots, late, limit, replaces, mask(_column(rows, "voids")))
+    links = np.zeros(len(late), np.uint8)
+    links[goes_on] = held["links"][slots[goes_on]]
+    return Scope(ids, slots, late, limit, replaces, links, mask(_column(rows, "voids")))
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:

@@ -99,21 +99,23 @@ class _Reading:
         )
 
     def _add_raw(self, file: Path) -> None:
-        """Rejected rows, and the times of all; values are read only where there are ticks."""
+        """Rejected rows, and the times of what has no row elsewhere; values are read only of ticks."""
         try:
             with pq.ParquetFile(file, read_dictionary=["topic", "reason"]) as parquet:
                 for group in range(parquet.num_row_groups):
+                    rows = parquet.read_row_group(group, columns=["topic", "reason"])
+                    if _are_events(rows):
+                        continue
                     rows = parquet.read_row_group(group, columns=REJECTED.names)
                     accepted = rows["reason"].is_null()
                     ticks = pc.and_(pc.equal(rows["topic"], TICK.topic), accepted)
                     self.rejected.append(
                         rows.filter(pc.invert(accepted)).select(REJECTED.names).cast(REJECTED)
                     )
+                    self._note_times(rows.filter(pc.invert(ticks))["broker_time"])
                     if pc.any(ticks).as_py():
                         values = parquet.read_row_group(group, columns=["value"]).filter(ticks)["value"]
                         self._add_ticks(values.combine_chunks().cast(pa.binary()))
-                        rows = rows.filter(pc.invert(ticks))
-                    self._note_times(rows["broker_time"])
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(file, error) from error
 
@@ -125,6 +127,12 @@ class _Reading:
     def _note_times(self, times: pa.ChunkedArray | pa.Array) -> None:
         ends = pc.min_max(times)
         self.times += [end.value for end in (ends["min"], ends["max"]) if end.is_valid]
+
+
+def _are_events(rows: pa.Table) -> bool:
+    """Whether all rows of raw, read as dictionaries, are accepted events: these have rows of their own."""
+    topics = {topic for chunk in rows["topic"].chunks for topic in chunk.dictionary.to_pylist()}
+    return rows["reason"].null_count == rows.num_rows and topics <= EVENTS.keys()
 
 
 def _read(file: Path, schema: pa.Schema) -> pa.Table:

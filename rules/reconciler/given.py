@@ -20,6 +20,9 @@ REPEATED = frozenset(
 """Columns of events with few distinct texts, as dictionaries from the file on: a third of the time to read
 and to write them."""
 
+_UNASKED = frozenset(("party_version", "authorization_version", "site_version", "sku_unknown"))
+"""What landed events say of the versions that workers knew; the reconciler judges with its own."""
+
 _REPEATED_TEXT = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -29,11 +32,12 @@ def before_landing(schema: pa.Schema) -> pa.Schema:
 
 
 def landed_schema(record: Record) -> pa.Schema:
-    """Landed events of a stream, REPEATED as dictionaries."""
+    """Landed events of a stream without what is not asked for, REPEATED as dictionaries."""
     return pa.schema(
         [
             field.with_type(_REPEATED_TEXT) if field.name in REPEATED else field
             for field in before_landing(typed(record))
+            if field.name not in _UNASKED
         ]
     )
 

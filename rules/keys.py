@@ -32,6 +32,8 @@ MASKS = np.array([(1 << (8 * count)) - 1 for count in range(9)], np.uint64)  # t
 MIX_1 = np.uint64(0x9E3779B97F4A7C15)
 MIX_2 = np.uint64(0xBF58476D1CE4E5B9)
 _32, _29 = np.uint64(32), np.uint64(29)
+TAG, ID = np.uint64(0xFFFFFFFF_00000000), np.uint64(0xFFFFFFFF)
+"""Of a slot's entry: the high half of the key's hash, and its id + 1."""
 
 
 @dataclass(frozen=True)
@@ -110,15 +112,14 @@ class Keys:
     def __init__(self, seed: int | None = None) -> None:
         """`seed` keeps writers of keys from making them collide (random by default); no id depends on it."""
         self._seed = np.uint64((secrets.randbits(64) if seed is None else seed) | 1)
-        self._slots = np.full(1024, -1, np.int32)  # a power of two, never more than half full
-        self._hashes = Growing(np.uint64)
+        self._slots = np.zeros(1024, np.uint64)  # TAG | ID, 0 for none; a power of two, at most half full
         self._offsets = Growing(np.int64)  # of key i in `data`: from offset i to offset i + 1
         self._offsets.append([0])
         self._data = Growing(np.uint8)
         self._data.append(np.zeros(_SPARE, np.uint8))
 
     def __len__(self) -> int:
-        return len(self._hashes)
+        return len(self._offsets) - 1
 
     def find(self, strings: pa.Array) -> Ids:
         """The id of each string of a string or dictionary array; -1 where unknown or null."""
@@ -177,7 +178,7 @@ class Keys:
         probe = _probe(text) if len(self) else None
         if probe is None:
             return self._plain_find(text, hashes)
-        table = self._slots, self._hashes.values, _words(self._data.values), self._offsets.values
+        table = self._slots, _words(self._data.values), self._offsets.values
         return cast("Ids", probe.find(text.words, text.starts, text.lengths, hashes, *table))
 
     def _plain_find(self, text: _Text, hashes: Words) -> Ids:
@@ -187,10 +188,11 @@ class Keys:
         rows = np.arange(len(text))
         at = (hashes & np.uint64(mask)).astype(np.int64)
         while len(rows):
-            ids = self._slots[at]
-            used = np.flatnonzero(ids >= 0)
-            rows, at, held = rows[used], at[used], ids[used].astype(np.int64)
-            candidates = np.flatnonzero(self._hashes.values[held] == hashes[rows])
+            entries = self._slots[at]
+            used = np.flatnonzero(entries)
+            rows, at, entries = rows[used], at[used], entries[used]
+            held = (entries & ID).astype(np.int64) - 1
+            candidates = np.flatnonzero(((entries ^ hashes[rows]) & TAG) == 0)
             same = candidates[self._equal(text, rows[candidates], held[candidates])]
             found[rows[same]] = held[same]
             rest = np.ones(len(rows), bool)
@@ -224,22 +226,31 @@ class Keys:
         data[base : base + len(added)] = added
         data[base + len(added) :] = 0
         self._offsets.append(base + np.cumsum(lengths))
-        self._hashes.append(hashes)
-        assert len(self) < 1 << 31, "ids are 32 bits wide in the table"
+        assert len(self) < 1 << 32, "ids are 32 bits wide in the table"
         if 2 * len(self) > len(self._slots):
-            self._slots = np.full(1 << (4 * len(self) - 1).bit_length(), -1, np.int32)
-            first = 0
-        self._place(np.arange(first, len(self), dtype=np.int32))
+            self._slots = np.zeros(1 << (2 * len(self)).bit_length(), np.uint64)
+            first, offsets = 0, self._offsets.values
+            hashes = self._hash(_Text(self._data.values, offsets[:-1], np.diff(offsets)))
+        self._place(first, hashes)
 
-    def _place(self, ids: npt.NDArray[np.int32]) -> None:
-        """Give each id the first free slot from its hash on; of several that want one slot, one gets it."""
+    def _place(self, first: int, hashes: Words) -> None:
+        """Give each id from `first` on, with its hash, the first free slot from that on."""
+        probe = loops("rules.probe", len(hashes) >= WORTH_LOADING)
+        if probe is not None:
+            probe.place(self._slots, hashes, first)
+        else:
+            self._plain_place(first, hashes)
+
+    def _plain_place(self, first: int, hashes: Words) -> None:
+        """All ids in step; of several that want one slot, one gets it."""
         mask = len(self._slots) - 1
-        at = (self._hashes.values[ids] & np.uint64(mask)).astype(np.int64)
-        while len(ids):
-            free = self._slots[at] < 0
-            self._slots[at[free]] = ids[free]
-            rest = self._slots[at] != ids
-            ids, at = ids[rest], (at[rest] + 1) & mask
+        entries = (hashes & TAG) | np.arange(first + 1, first + 1 + len(hashes), dtype=np.uint64)
+        at = (hashes & np.uint64(mask)).astype(np.int64)
+        while len(entries):
+            free = self._slots[at] == 0
+            self._slots[at[free]] = entries[free]
+            rest = self._slots[at] != entries
+            entries, at = entries[rest], (at[rest] + 1) & mask
 
 
 def _probe(text: _Text) -> ModuleType | None:

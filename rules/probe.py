@@ -6,10 +6,9 @@ have the 8-byte word at every byte position; strings are of at most 16 words.
 """
 
 import numpy as np
-import numpy.typing as npt
 
 from rules.asof import FOREVER
-from rules.keys import MASKS, MIX_1, MIX_2, Ids, Words
+from rules.keys import ID, MASKS, MIX_1, MIX_2, TAG, Ids, Words
 from schemas.compiled import compiled, inlined
 
 _32, _29 = np.uint64(32), np.uint64(29)
@@ -34,6 +33,12 @@ def hash_all(words: Words, starts: Ids, lengths: Ids, seed: np.uint64) -> Words:
 
 
 @inlined
+def _id(entry: np.uint64) -> int:
+    """The key's id, -1 for an empty slot."""
+    return int(np.int64(entry & ID)) - 1
+
+
+@inlined
 def _same(words: Words, at: int, own_words: Words, own_at: int, length: int) -> bool:
     while length > 0:
         if (words[at] ^ own_words[own_at]) & MASKS[min(length, 8)]:
@@ -50,40 +55,53 @@ def find(
     starts: Ids,
     lengths: Ids,
     codes: Words,
-    slots: npt.NDArray[np.int32],
-    hashes: Words,
+    slots: Words,
     own_words: Words,
     own_offsets: Ids,
 ) -> Ids:
     """The id of each string, by its hash in `codes`; -1 where unknown. The other arrays are those of `Keys`.
 
-    Some strings at a time, first what lies at their hashes and then all else: so the processor fetches from
-    many places at once.
+    Some strings at a time, and of all of them first what lies at their hashes, then where the keys found
+    there begin, then their first words, then all else: so the processor fetches from many places at once.
     """
     ids = np.empty(len(starts), np.int64)
     mask = np.uint64(len(slots) - 1)
-    held, begins = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.int64)
-    for first in range(0, len(starts), _BLOCK):
-        end = min(first + _BLOCK, len(starts))
-        for row in range(first, end):
-            ids[row] = slots[codes[row] & mask]
-        for row in range(first, end):
-            held[row - first] = hashes[max(ids[row], 0)]
-            begins[row - first] = own_offsets[max(ids[row], 0)]
-        for row in range(first, end):
-            at, length = starts[row], lengths[row]
-            key, code, own_at = int(ids[row]), held[row - first], begins[row - first]
-            slot = codes[row] & mask
-            while key >= 0 and not (
-                code == codes[row]
-                and own_offsets[key + 1] - own_at == length
+    entries, firsts = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.uint64)
+    begins = np.empty(_BLOCK, np.int64)
+    for low in range(0, len(starts), _BLOCK):
+        count = min(_BLOCK, len(starts) - low)
+        for row in range(count):
+            entries[row] = slots[codes[low + row] & mask]
+        for row in range(count):
+            begins[row] = own_offsets[max(_id(entries[row]), 0)]
+        for row in range(count):
+            firsts[row] = own_words[begins[row]]
+        for row in range(count):
+            at, length, code = starts[low + row], lengths[low + row], codes[low + row]
+            slot, entry, own_at, own_first = code & mask, entries[row], begins[row], firsts[row]
+            while entry != 0 and not (
+                (entry ^ code) & TAG == 0
+                and own_offsets[_id(entry) + 1] - own_at == length
+                and (words[at] ^ own_first) & MASKS[min(length, 8)] == 0
                 and _same(words, at, own_words, own_at, length)
             ):
                 slot = (slot + np.uint64(1)) & mask
-                key = int(slots[slot])
-                code, own_at = hashes[max(key, 0)], own_offsets[max(key, 0)]
-            ids[row] = key
+                entry = slots[slot]
+                own_at = own_offsets[max(_id(entry), 0)]
+                own_first = own_words[own_at]
+            ids[low + row] = _id(entry)
     return ids
+
+
+@compiled
+def place(slots: Words, codes: Words, first: int) -> None:
+    """Gives each id from `first` on, by its hash in `codes`, the first free slot from that on."""
+    mask = np.uint64(len(slots) - 1)
+    for number in range(len(codes)):
+        slot = codes[number] & mask
+        while slots[slot] != 0:
+            slot = (slot + np.uint64(1)) & mask
+        slots[slot] = (codes[number] & TAG) | np.uint64(first + number + 1)
 
 
 @inlined

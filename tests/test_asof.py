@@ -148,9 +148,13 @@ def test_the_compiled_look_up_answers_as_the_plain_one(held: list[str], asked: l
     text = _text(pa.array([*asked, *held], pa.string()))
     hashes = keys._plain_hash(text)
     assert probe.hash_all(text.words, text.starts, text.lengths, keys._seed).tolist() == hashes.tolist()
-    table = keys._slots, keys._hashes.values, _words(keys._data.values), keys._offsets.values
-    found = probe.find(text.words, text.starts, text.lengths, hashes, *table)
-    assert found.tolist() == keys._plain_find(text, hashes).tolist()
+    table = _words(keys._data.values), keys._offsets.values
+    expected = keys._plain_find(text, hashes).tolist()
+    assert probe.find(text.words, text.starts, text.lengths, hashes, keys._slots, *table).tolist() == expected
+    slots = np.zeros_like(keys._slots)
+    probe.place(slots, keys._plain_hash(_text(keys.take(np.arange(len(keys))))), 0)
+    assert sorted(slots.tolist()) == sorted(keys._slots.tolist())
+    assert probe.find(text.words, text.starts, text.lengths, hashes, slots, *table).tolist() == expected
 
 
 @given(st.lists(histories(), max_size=5))

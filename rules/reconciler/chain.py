@@ -193,10 +193,10 @@ class Chains:
         self._in_effect.set(slots, Segments(owner, columns["t"], ends, rows))
 
     def _let_go(self) -> None:
-        """Lets all that is closed go once it is more than what is open, and rows that have been replaced."""
+        """Lets all that is closed go once it is half of what is open, and rows that have been replaced."""
         alive = np.flatnonzero(~self._is_closed.values)
         rows = len(self._columns["t"])
-        if len(self._ids) <= LEAST + 2 * len(alive) and rows <= LEAST + 2 * self._in_effect.rows:
+        if len(self._ids) <= LEAST + len(alive) * 3 // 2 and rows <= LEAST + self._in_effect.rows * 3 // 2:
             return
         ids, texts, columns = self._ids.take(alive), self._texts, self._columns
         released, (times,) = self._releases.gather(alive)

@@ -109,8 +109,8 @@ class Coverage:
             np.concatenate([np.empty(0, np.int64), *slots])
             for slots in ([part.changed for _, part in parts], [part.chained for _, part in parts])
         )
-        if held.keep(con, changed, chained):
-            self._held = held
+        held.keep(con, changed, chained)
+        self._held = held
         return pa.concat_tables([SCHEMA.empty_table(), *(rows for rows, _ in parts)])
 
     def _open(self) -> Open:

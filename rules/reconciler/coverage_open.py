@@ -13,13 +13,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rules.asof import Ints, Runs
-from rules.growing import Growing
+from rules.growing import Growing, distinct
 from rules.keys import Keys
 from rules.reconciler import coverage_log
 from rules.reconciler.coverage_log import CHAIN, PIECE, TEXTS
 
 LEAST = 10_000
 """Rows of the log, and slots, up to which nothing is written anew."""
+
+_TEXTS = (*TEXTS, "site_id")
 
 _UNKEPT = {"party": np.int32, "until": np.int64}
 """What is known only as long as it is in memory."""
@@ -54,6 +56,10 @@ class Open:
 
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
         """Reads the log."""
+        self._clear()
+        self._read(con)
+
+    def _clear(self) -> None:
         self.texts = Keys()
         self.sites = Runs(1)
         """By slot the sites of the placements in effect, in the order of the placements."""
@@ -62,7 +68,6 @@ class Open:
         self._columns = {name: Growing(dtype) for name, dtype in (kept | _UNKEPT).items()}
         self._logged = 0  # records
         self._logged_slots = self._logged_texts = 0
-        self._read(con)
 
     def __getitem__(self, name: str) -> Values:
         """A column by slot; the view does not follow new slots."""
@@ -100,24 +105,22 @@ class Open:
         """Sets the sites of the placements in effect of some slots: `slots[owner]` of each, ascending."""
         self.sites.set(slots, np.bincount(owner, minlength=len(slots)), sites)
 
-    def keep(self, con: duckdb.DuckDBPyConnection, changed: Ints, chained: Ints) -> bool:
-        """Ends an update: logs the slots that have changed, and those whose `allocated` event has.
-
-        Returns whether this may be used on; where not, it is to be read anew.
-        """
+    def keep(self, con: duckdb.DuckDBPyConnection, changed: Ints, chained: Ints) -> None:
+        """Ends an update: logs the slots that have changed, and those whose `allocated` event has."""
         self._logged += len(changed) + len(chained)
         alive = np.flatnonzero(self["is_open"])
-        most = LEAST + 2 * len(alive)
+        most = LEAST + len(alive) * 3 // 2
         if len(self._ids) > most:
-            self._renumber(con, alive)
-            return False
-        if self._logged > 4 * most:
+            coverage_log.clear(con, "coverage_slot", "coverage_text")
+            self._renumber(alive)
+            self._logged = 2 * len(alive)
+            changed = chained = np.arange(len(alive))
+        elif self._logged > 4 * most:
             coverage_log.clear(con)
             self._logged = 2 * len(alive)
             changed = chained = alive
         self._name(con)
         self._log(con, changed, chained)
-        return True
 
     def _name(self, con: duckdb.DuckDBPyConnection) -> None:
         """Logs the slots and the texts that are new."""
@@ -132,19 +135,20 @@ class Open:
             columns = {name: self[name][slots] for name in dtype.names or () if name != "slot"}
             coverage_log.append(con, coverage_log.records(dtype, columns | {"slot": slots}))
 
-    def _renumber(self, con: duckdb.DuckDBPyConnection, alive: Ints) -> None:
-        """Logs nothing but these slots, under new numbers, and the texts that they have."""
-        coverage_log.clear(con, "coverage_slot", "coverage_text")
-        texts = np.unique(np.concatenate([self[name][alive] for name in (*TEXTS, "site_id")]))
+    def _renumber(self, alive: Ints) -> None:
+        """Lets all slots but these go, which get new numbers, and all texts that they do not have."""
+        ids, held = self.ids(alive), {name: self[name][alive] for name in self._columns}
+        owner, (sites,) = self.sites.gather(alive)
+        texts = distinct(np.concatenate([sites, *(held[name] for name in _TEXTS)]))
         texts = texts[texts >= 0]
-        coverage_log.name(con, "coverage_slot", 0, self.ids(alive))
-        coverage_log.name(con, "coverage_text", 0, self.texts.take(texts))
-        number = np.full(len(self.texts) + 1, -1, np.int32)
+        number = np.full(len(self.texts) + 1, -1)
         number[texts] = np.arange(len(texts))
-        for dtype in (PIECE, CHAIN):
-            columns = {name: self[name][alive] for name in dtype.names or () if name != "slot"}
-            columns |= {name: number[columns[name]] for name in (*TEXTS, "site_id") if name in columns}
-            coverage_log.append(con, coverage_log.records(dtype, columns | {"slot": np.arange(len(alive))}))
+        named = self.texts.take(texts)
+        self._clear()
+        self.texts.intern(named)
+        slots = self.slots(ids)
+        self.set(slots, held | {name: number[held[name]] for name in _TEXTS})
+        self.place(slots, owner, number[sites])
 
     def _read(self, con: duckdb.DuckDBPyConnection) -> None:
         self.texts.intern(coverage_log.names(con, "coverage_text"))
@@ -157,10 +161,10 @@ class Open:
         placed = con.sql(_PLACED).to_arrow_table()
         slots = self.find(placed["allocation_id"].combine_chunks())
         known = np.flatnonzero(slots >= 0)
-        distinct, owner = np.unique(slots[known], return_inverse=True)
+        placed_slots, owner = np.unique(slots[known], return_inverse=True)
         order = np.argsort(owner, kind="stable")
         sites = self.texts.intern(placed["site_id"].combine_chunks())
-        self.place(distinct, owner[order], sites[known][order])
+        self.place(placed_slots, owner[order], sites[known][order])
 
 
 def create(con: duckdb.DuckDBPyConnection) -> None:

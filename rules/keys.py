@@ -226,7 +226,7 @@ class Keys:
         data[base : base + len(added)] = added
         data[base + len(added) :] = 0
         self._offsets.append(base + np.cumsum(lengths))
-        assert len(self) < 1 << 32, "ids are 32 bits wide in the table"
+        assert len(self) < 1 << 31, "ids have 31 bits"
         if 2 * len(self) > len(self._slots):
             self._slots = np.zeros(1 << (2 * len(self)).bit_length(), np.uint64)
             first, offsets = 0, self._offsets.values

@@ -17,7 +17,7 @@ import click
 import pyarrow as pa
 
 from rules.judge import Judge
-from rules.reconciler import accesses, chain, completed, coverage_log
+from rules.reconciler import accesses, chain, completed, coverage_log, coverage_open
 from rules.reconciler.given import StepInput
 from rules.reconciler.step import Reconciler
 from rules.rule import Rule, load_all
@@ -172,6 +172,7 @@ def small_files(seed: int) -> Iterator[None]:
         patch.object(accesses, "FILE_ROWS", (1, 20, accesses.FILE_ROWS)[seed % 3]),
         patch.object(coverage_log, "FILE_BYTES", (1, 200, coverage_log.FILE_BYTES)[seed % 3]),
         patch.object(chain, "LEAST", (0, chain.LEAST)[seed % 2]),
+        patch.object(coverage_open, "LEAST", (-5, 0, coverage_open.LEAST)[seed % 3]),
         patch.object(completed, "BATCH_ROWS", (5, completed.BATCH_ROWS)[seed // 2 % 2]),
     ):
         yield

@@ -15,7 +15,7 @@ from schemas.reference import PARTY
 from schemas.tables import FETCHED
 from schemas.ticks import TICK
 from sinks.lake import Lake
-from stream.steps import groups, read_step
+from stream.steps import _are_events, groups, read_step
 from tests.landings import START, expected, is_rejected, land, landing, mixed, places
 
 NEXT = {("custody.party", 0): 20}
@@ -120,3 +120,21 @@ def test_a_lost_file_is_named(tmp_path: Path) -> None:
     commit.files["access"][0].unlink()
     with pytest.raises(SekishoError, match=r"access.*restore it"):
         read_step([commit])
+
+
+@pytest.mark.parametrize(
+    ("topics", "reasons", "expected"),
+    [
+        (["custody.access", "custody.placement"], [None, None], True),
+        (["custody.access", "custody.access"], [None, "not_json"], False),
+        (["custody.access", "custody.party"], [None, None], False),  # an equal version has no row of its own
+        (["custody.access", TICK.topic], [None, None], False),
+    ],
+)
+def test_of_raw_only_what_has_rows_elsewhere_is_passed_over(
+    topics: list[str], reasons: list[str | None], expected: bool
+) -> None:
+    columns = {"topic": topics, "reason": reasons}
+    rows = pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
+    encoded = pa.table({name: rows[name].dictionary_encode() for name in rows.column_names})
+    assert _are_events(encoded) is expected

@@ -1,9 +1,13 @@
 """What the reconciler costs per event on a lake landed beforehand, as the history behind it grows.
 
 python -m benchmarks reconciler [--quick | --full]
+
+With jemalloc, as `sekisho reconciler` runs where that is installed; with `LD_PRELOAD=` before it, without.
 """
 
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -18,11 +22,12 @@ from benchmarks.fleet_lake import PARTIES, START, land, land_versions
 from benchmarks.processes import machine, peak_mb
 from benchmarks.settling import Step, settle
 from benchmarks.size import Size
+from deploy import install_jemalloc
 from rules.reconciler.step import Reconciler
 from rules.rule import load_all
 from schemas.reference import PARTY
 from sinks.lake import Lake
-from stream import memory
+from stream import jemalloc, memory
 from stream.steps import MOST_ROWS
 
 AMOUNTS = {
@@ -37,6 +42,10 @@ LATE_PARTIES = 2  # whose papers turn out to be other ones: each is in one event
 
 def run(size: Size) -> dict[str, Any]:
     """Lands a fleet's events, settles them step by step on one core, then lands versions that reach back."""
+    try:
+        jemalloc.use(install_jemalloc.install())
+    except RuntimeError as error:
+        print(f"  without jemalloc: {error}", file=sys.stderr)
     events, standing = AMOUNTS[size]
     pa.set_cpu_count(1)
     memory.tune()
@@ -50,6 +59,7 @@ def run(size: Size) -> dict[str, Any]:
         shutil.rmtree(folder)
     return {
         "machine": machine(),
+        "malloc": Path(os.environ.get("LD_PRELOAD") or "the system's").name,
         "events": events,
         "open_allocations": standing,
         "history": [_milestone(steps, n * 1_000_000) for n in MILESTONES if n * 1_000_000 <= events],
@@ -61,7 +71,9 @@ def run(size: Size) -> dict[str, Any]:
 def show(results: Mapping[str, Any]) -> None:
     """Prints a table."""
     columns = ("landed events", "events/s", "µs CPU/event", "slowest step, s")
-    table = Table(*columns, title=f"{results['machine']['cpu']}, one of {results['machine']['cores']} cores")
+    about = results["machine"]
+    title = f"{about['cpu']}, one of {about['cores']} cores, memory from {results['malloc']}"
+    table = Table(*columns, title=title)
     for column in table.columns:
         column.justify = "right"
     for point in results["history"]:

@@ -11,8 +11,11 @@ from typing import NoReturn
 import click
 
 from schemas.errors import SekishoError
-from stream import commands
+from stream import commands, jemalloc
 from stream.terminal import clean
+
+WITH_JEMALLOC = {"reconciler"}
+"""The verbs that run for long on DuckDB's state. Others gain nothing."""
 
 
 class Verbs(click.Group):
@@ -46,6 +49,8 @@ def sekisho() -> None:
 
 def main() -> None:
     """Entry point. Exit status: 0 success, 1 a negative answer or a failure, 2 wrong use."""
+    if WITH_JEMALLOC.intersection(sys.argv[1:2]):
+        jemalloc.use()
     try:
         sekisho.main(prog_name="sekisho", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -1,0 +1,29 @@
+"""Memory from jemalloc instead of glibc, where it is installed.
+
+DuckDB, held to a limit, has glibc give all freed memory of the process back to the kernel several times a
+second (duckdb/duckdb#23253), which the process then asks for again: a tenth of a reconciler's CPU
+(benchmarks/README.md, "reconciler"). No setting keeps it from that; jemalloc in glibc's place is not asked.
+"""
+
+import ctypes.util
+import os
+import sys
+
+
+def use(library: str | None = None) -> None:
+    """Starts this program again, as the same process, with jemalloc; returns where it cannot or has done so.
+
+    To be called before anything is begun. Whoever sets LD_PRELOAD, be it to nothing, has chosen, and is left
+    alone.
+
+    Args:
+        library: the path of jemalloc; None for the system's.
+    """
+    if sys.platform != "linux" or "LD_PRELOAD" in os.environ:
+        return
+    found = library or ctypes.util.find_library("jemalloc")
+    if found is None:
+        return
+    # never loaded to try it: it would need room that only the loader has
+    command = [sys.executable, *sys.orig_argv[1:]]
+    os.execve(sys.executable, command, {**os.environ, "LD_PRELOAD": found})  # noqa: S606 - what ran already

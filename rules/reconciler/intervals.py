@@ -1,11 +1,10 @@
 """When allocations were open (contract section 4, "Open at t"), and how much was open beside an event.
 
-`interval_open` and `interval_closed` have one row per effective `allocated` event: `allocation_id`,
-`authorization_id`, `from_t`, `to_t` (null while it is open), `accelerators`. `held_open` and `held_closed`
-have a row per serial that any `allocated` event lists, as often as it does; of one that never had effect it
-ends where it begins. `code` is the hash of the authorization or serial: what is asked is found by it among
-millions, then compared as text. What is closed is kept apart, and asked only from a time on, so that the cost
-of a step follows what is open and not what ever was.
+`interval_open` and `interval_closed` have one row per `allocated` event: `allocation_id`, `authorization_id`,
+`from_t`, `to_t` (null while it is open), `accelerators`; of one that never had effect it ends where it
+begins. `code` is the hash of the authorization, `serials` those of the serials that the event lists, as often
+as it does: what is asked is found by them among millions, then compared as text. What is closed is kept
+apart, and asked only from a time on, so that the cost of a step follows what is open and not what ever was.
 """
 
 from datetime import datetime
@@ -40,15 +39,12 @@ _READ = f"{CHAIN_COLUMNS}, accelerators, serials"
 
 _INTERVAL = (
     "allocation_id VARCHAR, authorization_id VARCHAR, code UBIGINT, from_t TIMESTAMP, to_t TIMESTAMP, "
-    "accelerators BIGINT"
+    "accelerators BIGINT, serials UBIGINT[]"
 )
-_HELD = "serial VARCHAR, code UBIGINT, allocation_id VARCHAR, from_t TIMESTAMP, to_t TIMESTAMP"
 
 _CREATE = f"""
 CREATE TABLE IF NOT EXISTS interval_open ({_INTERVAL});
 CREATE TABLE IF NOT EXISTS interval_closed ({_INTERVAL});
-CREATE TABLE IF NOT EXISTS held_open ({_HELD});
-CREATE TABLE IF NOT EXISTS held_closed ({_HELD});
 """
 
 _CHAIN = f"""
@@ -71,28 +67,45 @@ _BEGINNINGS = "(SELECT t FROM changed_chain UNION ALL SELECT from_t FROM changed
 _CHANGED = f"""
 CREATE OR REPLACE TEMP TABLE changed_interval AS
 SELECT allocation_id, authorization_id, hash(authorization_id) AS code, t AS from_t, to_t,
-  {ACCELERATORS} AS accelerators, serials
+  {ACCELERATORS} AS accelerators, list_transform(serials, lambda serial: hash(serial)) AS serials
 FROM changed_chain JOIN chain_end USING (row) WHERE to_t IS NULL OR to_t >= changed_from;
 
-CREATE OR REPLACE TEMP TABLE changed_held AS
-SELECT serial, hash(serial) AS code, allocation_id, from_t, to_t
-FROM (SELECT unnest(serials) AS serial, allocation_id, from_t, to_t FROM changed_interval);
+INSERT INTO interval_open BY NAME FROM changed_interval WHERE to_t IS NULL;
+INSERT INTO interval_closed BY NAME FROM changed_interval WHERE to_t IS NOT NULL;
+"""
 
-INSERT INTO interval_open BY NAME SELECT * EXCLUDE (serials) FROM changed_interval WHERE to_t IS NULL;
-INSERT INTO interval_closed BY NAME SELECT * EXCLUDE (serials) FROM changed_interval WHERE from_t < to_t;
-INSERT INTO held_open BY NAME FROM changed_held WHERE to_t IS NULL;
-INSERT INTO held_closed BY NAME FROM changed_held WHERE to_t IS NOT NULL;
+_OF_AUTHORIZATION = """
+SELECT authorization_id AS key, allocation_id, from_t, to_t, accelerators AS amount
+FROM (
+  FROM interval_open WHERE code IN (SELECT hash(key) FROM {asked})
+  UNION ALL FROM interval_closed
+  WHERE to_t > {since} AND from_t < to_t AND code IN (SELECT hash(key) FROM {asked}))
+WHERE authorization_id IN (SELECT key FROM {asked})
+"""
+
+_LISTING = """
+CREATE OR REPLACE TEMP TABLE serial_listing AS
+SELECT DISTINCT key, allocation_id, from_t, to_t
+FROM (
+  SELECT unnest(serials) AS code, allocation_id, from_t, to_t
+  FROM (FROM interval_open UNION ALL FROM interval_closed WHERE to_t > {since} AND from_t < to_t))
+JOIN (SELECT DISTINCT key, hash(key) AS code FROM {asked}) USING (code)
+"""
+"""An event may list one serial twice."""
+
+_OF_SERIAL = f"""
+SELECT key, allocation_id, from_t, to_t, 1 AS amount
+FROM serial_listing SEMI JOIN (
+  SELECT allocation_id, t AS from_t, unnest(serials) AS key
+  FROM (
+    FROM {{events}} WHERE action = 'allocated'
+    QUALIFY row_number() OVER (PARTITION BY allocation_id, t ORDER BY {LATEST}) = 1)
+) USING (key, allocation_id, from_t)
 """
 
 _BESIDE = """
 WITH running_interval AS (
-  SELECT {distinct} {key} AS key, allocation_id, from_t, to_t, {amount} AS amount,
-    greatest(from_t, {since}) AS begin_t
-  FROM (
-    FROM {table}_open WHERE code IN (SELECT hash(key) FROM {asked})
-    UNION ALL FROM {table}_closed
-    WHERE to_t > {since} AND from_t < to_t AND code IN (SELECT hash(key) FROM {asked}))
-  WHERE {key} IN (SELECT key FROM {asked})
+  SELECT *, greatest(from_t, {since}) AS begin_t FROM ({intervals})
 ), running AS (
   SELECT key, t, sum(sum(amount)) OVER (PARTITION BY key ORDER BY t) AS amount
   FROM (
@@ -110,11 +123,13 @@ LEFT JOIN running_interval own
 
 
 _SPANS = """
-SELECT code, epoch_us(from_t) AS low, {forever} AS high FROM held_open
+SELECT code, low, high
+FROM (
+  SELECT unnest(serials) AS code, epoch_us(from_t) AS low, {forever} AS high FROM interval_open
+  UNION ALL
+  SELECT unnest(serials), epoch_us(from_t), greatest(epoch_us(to_t), epoch_us(from_t) + 1)
+  FROM interval_closed WHERE to_t >= {since})
 WHERE code IN (SELECT code FROM {asked})
-UNION ALL
-SELECT code, epoch_us(from_t), greatest(epoch_us(to_t), epoch_us(from_t) + 1) FROM held_closed
-WHERE to_t >= {since} AND code IN (SELECT code FROM {asked})
 """
 
 
@@ -174,26 +189,34 @@ def _forget(con: duckdb.DuckDBPyConnection, first: str, since: str) -> None:
 
     `first`: none of them begins before it; `since`: the least time from which any has changed.
     """
-    for table in ("interval", "held"):
-        con.execute(
-            f"DELETE FROM {table}_open USING changed_allocation c WHERE {table}_open.from_t >= {first} "
-            f"AND {table}_open.allocation_id = c.allocation_id"
-        )
-        con.execute(
-            f"DELETE FROM {table}_closed USING changed_allocation c WHERE {table}_closed.to_t >= {since} "
-            f"AND {table}_closed.allocation_id = c.allocation_id AND {table}_closed.to_t >= c.from_t"
-        )
+    con.execute(
+        f"DELETE FROM interval_open i USING changed_allocation c WHERE i.from_t >= {first} "
+        "AND i.allocation_id = c.allocation_id"
+    )
+    con.execute(
+        f"DELETE FROM interval_closed i USING changed_allocation c WHERE i.to_t >= {since} "
+        "AND i.allocation_id = c.allocation_id AND i.to_t >= c.from_t"
+    )
 
 
 def beside_authorization(con: duckdb.DuckDBPyConnection, asked: str) -> str:
     """A query: the rows of `asked` (`key` the authorization, `t`, `allocation_id`, …) with `beside`, the
     accelerators that other allocations had open under it at `t`."""
-    return _beside(con, asked, "interval", "authorization_id", "accelerators")
+    since = _since(con, asked)
+    return _BESIDE.format(
+        asked=asked, since=since, intervals=_OF_AUTHORIZATION.format(asked=asked, since=since)
+    )
 
 
 def beside_serial(con: duckdb.DuckDBPyConnection, asked: str) -> str:
-    """The same with `key` a serial: how many other allocations that were open at `t` list it."""
-    return _beside(con, asked, "held", "serial", "1", "DISTINCT")  # an event may list one twice
+    """The same with `key` a serial: how many other allocations that were open at `t` list it.
+
+    Expects the step's allocation events to be kept. Good until the next call.
+    """
+    since = _since(con, asked)
+    con.execute(_LISTING.format(asked=asked, since=since))
+    events = allocation_events(con, "serial_listing")
+    return _BESIDE.format(asked=asked, since=since, intervals=_OF_SERIAL.format(events=events))
 
 
 def shared(con: duckdb.DuckDBPyConnection, asked: str) -> npt.NDArray[np.uint64]:
@@ -203,7 +226,7 @@ def shared(con: duckdb.DuckDBPyConnection, asked: str) -> npt.NDArray[np.uint64]
     In the order of their beginnings two spans overlap where one does with the next. Over arrays it takes half
     of what it does in SQL.
     """
-    since = least(con, asked, "t") or moment(datetime.max)
+    since = _since(con, asked)
     spans = con.sql(_SPANS.format(asked=asked, since=since, forever=FOREVER)).fetchnumpy()
     codes, owner = np.unique(spans["code"], return_inverse=True)
     if len(codes) == len(owner):
@@ -214,8 +237,6 @@ def shared(con: duckdb.DuckDBPyConnection, asked: str) -> npt.NDArray[np.uint64]
     return codes[np.unique(owner[1:][overlaps])]
 
 
-def _beside(
-    con: duckdb.DuckDBPyConnection, asked: str, table: str, key: str, amount: str, distinct: str = ""
-) -> str:
-    since = least(con, asked, "t") or moment(datetime.max)
-    return _BESIDE.format(asked=asked, table=table, key=key, amount=amount, since=since, distinct=distinct)
+def _since(con: duckdb.DuckDBPyConnection, asked: str) -> str:
+    """The least time that is asked for, as a literal."""
+    return least(con, asked, "t") or moment(datetime.max)

@@ -37,7 +37,7 @@ CREATE TEMP TABLE touched (
   topic VARCHAR, "partition" INTEGER, "offset" BIGINT, t TIMESTAMP, row_rules BOOLEAN, chain_rules BOOLEAN);
 CREATE TEMP TABLE changed_allocation (allocation_id VARCHAR, from_t TIMESTAMP);
 CREATE TEMP TABLE changed_authorization (authorization_id VARCHAR, from_t TIMESTAMP);
-CREATE TEMP TABLE changed_serial (serial VARCHAR, from_t TIMESTAMP);
+CREATE TEMP TABLE changed_serial (code UBIGINT, from_t TIMESTAMP);
 """
 
 _OLDER = """
@@ -72,10 +72,10 @@ WHERE authorization_id IN (SELECT authorization_id FROM capped)
 GROUP BY authorization_id;
 
 INSERT INTO changed_serial
-SELECT serial, min(from_t) AS from_t FROM (
+SELECT hash(serial) AS code, min(from_t) AS from_t FROM (
   SELECT unnest(serials) AS serial, changed_from AS from_t FROM changed_chain WHERE action = 'allocated'
   UNION ALL SELECT unnest(serials), t FROM gone_allocation)
-GROUP BY serial;
+GROUP BY code;
 """
 
 
@@ -181,9 +181,13 @@ def _rivals(con: duckdb.DuckDBPyConnection) -> Iterator[str]:
         )
     since = least(con, "changed_serial", "from_t")
     if since is not None:
-        held = f"(FROM held_open WHERE from_t >= {since} UNION ALL FROM held_closed WHERE from_t >= {since})"
+        listed = (
+            "SELECT unnest(serials) AS code, allocation_id, from_t "
+            "FROM (FROM interval_open UNION ALL FROM interval_closed) "
+            f"WHERE from_t >= {since}"
+        )
         yield (
-            f"{judged} JOIN (SELECT DISTINCT h.allocation_id, h.from_t FROM {held} h JOIN changed_serial c "
-            "USING (serial) WHERE h.from_t >= c.from_t) h "
-            f"ON e.allocation_id = h.allocation_id AND e.t = h.from_t WHERE e.t >= {since}"
+            f"{judged} JOIN (SELECT DISTINCT l.allocation_id, l.from_t "
+            f"FROM ({listed}) l JOIN changed_serial c USING (code) WHERE l.from_t >= c.from_t) l "
+            f"ON e.allocation_id = l.allocation_id AND e.t = l.from_t WHERE e.t >= {since}"
         )

@@ -9,12 +9,15 @@ import ctypes.util
 import os
 import sys
 
+SETTINGS = "narenas:1,oversize_threshold:0,dirty_decay_ms:2000"
+"""What one thread frees serves the others; large blocks stay for two seconds, too, for whoever asks next."""
+
 
 def use(library: str | None = None) -> None:
     """Starts this program again, as the same process, with jemalloc; returns where it cannot or has done so.
 
     To be called before anything is begun. Whoever sets LD_PRELOAD, be it to nothing, has chosen, and is left
-    alone.
+    alone; MALLOC_CONF goes before SETTINGS.
 
     Args:
         library: the path of jemalloc; None for the system's.
@@ -26,4 +29,5 @@ def use(library: str | None = None) -> None:
         return
     # never loaded to try it: it would need room that only the loader has
     command = [sys.executable, *sys.orig_argv[1:]]
-    os.execve(sys.executable, command, {**os.environ, "LD_PRELOAD": found})  # noqa: S606 - what ran already
+    environment = {"MALLOC_CONF": SETTINGS, **os.environ, "LD_PRELOAD": found}
+    os.execve(sys.executable, command, environment)  # noqa: S606 - what ran already

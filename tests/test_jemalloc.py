@@ -58,6 +58,19 @@ def test_whoever_sets_ld_preload_is_left_alone(library: str) -> None:
     assert last == f"{first} [] False False"
 
 
+def test_it_starts_again_once_even_if_the_loader_does_not_take_it(library: str) -> None:
+    program = SHOW.format(library=library)
+    loader_takes_it_out = f"import os\nos.environ.pop('LD_PRELOAD', None)\n{program}"
+    first, again, last = run("-c", loader_takes_it_out).stdout.splitlines()
+    assert (first == again, last.startswith(f"{first} [] ")) == (True, True)
+
+
+def test_where_no_program_may_start_it_goes_on(library: str) -> None:
+    program = f"import sys\nsys.executable = '/nowhere/python'\n{SHOW.format(library=library)}"
+    first, last = run("-c", program).stdout.splitlines()
+    assert last == f"{first} [] False False"
+
+
 def test_without_it_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LD_PRELOAD", raising=False)
     monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)

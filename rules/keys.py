@@ -152,6 +152,13 @@ class Keys:
         strings = pa.Array.from_buffers(pa.large_string(), len(self), buffers)
         return strings.take(pa.array(ids, mask=ids < 0)).cast(pa.string())
 
+    def only(self, ids: Ids) -> "Keys":
+        """The strings of these ids, each once, as keys of their own with ids 0, 1, 2, … in this order."""
+        text = _text(self.take(ids))
+        kept = type(self)(int(self._seed))
+        kept._store(text, np.arange(len(text)), kept._hash(text))
+        return kept
+
     def _hash(self, text: _Text) -> Words:
         probe = _probe(text)
         if probe is not None:

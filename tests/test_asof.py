@@ -48,6 +48,19 @@ def test_keys_are_a_dict(make: type[Keys], batches: list[list[str | None]], aske
     assert keys.take(np.array(expected, np.int64)).to_pylist() == known
 
 
+@pytest.mark.parametrize("make", [Keys, Colliding])
+@given(held=st.lists(words, unique=True), data=st.data())
+def test_some_keys_alone_are_numbered_anew(make: type[Keys], held: list[str], data: st.DataObject) -> None:
+    keys = make()
+    keys.intern(pa.array(held, pa.string()))
+    ids = data.draw(st.lists(st.sampled_from(range(len(held))), unique=True) if held else st.just([]))
+    kept = keys.only(np.array(ids, np.int64))
+    expected = [ids.index(number) if number in ids else -1 for number in range(len(held))]
+    assert kept.find(pa.array(held, pa.string())).tolist() == expected
+    assert kept.take(np.arange(len(kept))).to_pylist() == [held[number] for number in ids]
+    assert kept.intern(pa.array(["z" * 200])).tolist() == [len(ids)]
+
+
 def test_many_keys_grow_the_table_and_are_found_without_encoding() -> None:
     keys = Keys()
     names = pa.array([f"party/{number * number}" for number in range(50_000)])

@@ -198,11 +198,11 @@ class Chains:
         rows = len(self._columns["t"])
         if len(self._ids) <= LEAST + len(alive) * 3 // 2 and rows <= LEAST + self._in_effect.rows * 3 // 2:
             return
-        ids, texts, columns = self._ids.take(alive), self._texts, self._columns
+        ids, texts, columns = self._ids.only(alive), self._texts, self._columns
         released, (times,) = self._releases.gather(alive)
         held = self._in_effect.of(alive)
         self._clear()
-        slots, self._texts = self._ids.intern(ids), texts
+        self._ids, self._texts, slots = ids, texts, np.arange(len(alive))
         self._is_closed.append(np.zeros(len(slots), bool))
         self._releases.set(slots, np.bincount(released, minlength=len(slots)), times)
         self._set(slots, held.groups, {name: column.values[held.values] for name, column in columns.items()})

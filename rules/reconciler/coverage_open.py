@@ -91,10 +91,13 @@ class Open:
     def slots(self, ids: pa.Array) -> Ints:
         """The slots of these allocations, which get one where they have none."""
         slots = self._ids.intern(ids)
+        self._fill()
+        return slots
+
+    def _fill(self) -> None:
         missing = len(self._ids) - len(self["is_open"])
         for column in self._columns.values():
             column.append(np.zeros(missing, np.int64))
-        return slots
 
     def set(self, slots: Ints, columns: Mapping[str, Values]) -> None:
         """Sets columns of some slots."""
@@ -137,16 +140,16 @@ class Open:
 
     def _renumber(self, alive: Ints) -> None:
         """Lets all slots but these go, which get new numbers, and all texts that they do not have."""
-        ids, held = self.ids(alive), {name: self[name][alive] for name in self._columns}
+        ids, held = self._ids.only(alive), {name: self[name][alive] for name in self._columns}
         owner, (sites,) = self.sites.gather(alive)
         texts = distinct(np.concatenate([sites, *(held[name] for name in _TEXTS)]))
         texts = texts[texts >= 0]
         number = np.full(len(self.texts) + 1, -1)
         number[texts] = np.arange(len(texts))
-        named = self.texts.take(texts)
+        kept = self.texts.only(texts)
         self._clear()
-        self.texts.intern(named)
-        slots = self.slots(ids)
+        self.texts, self._ids, slots = kept, ids, np.arange(len(alive))
+        self._fill()
         self.set(slots, held | {name: number[held[name]] for name in _TEXTS})
         self.place(slots, owner, number[sites])
 

@@ -91,13 +91,10 @@ class Open:
     def slots(self, ids: pa.Array) -> Ints:
         """The slots of these allocations, which get one where they have none."""
         slots = self._ids.intern(ids)
-        self._fill()
-        return slots
-
-    def _fill(self) -> None:
         missing = len(self._ids) - len(self["is_open"])
         for column in self._columns.values():
             column.append(np.zeros(missing, np.int64))
+        return slots
 
     def set(self, slots: Ints, columns: Mapping[str, Values]) -> None:
         """Sets columns of some slots."""
@@ -140,18 +137,19 @@ class Open:
 
     def _renumber(self, alive: Ints) -> None:
         """Lets all slots but these go, which get new numbers, and all texts that they do not have."""
-        ids, held = self._ids.only(alive), {name: self[name][alive] for name in self._columns}
+        ids, columns = self._ids.only(alive), self._columns
         owner, (sites,) = self.sites.gather(alive)
-        texts = distinct(np.concatenate([sites, *(held[name] for name in _TEXTS)]))
+        texts = distinct(np.concatenate([sites, *(columns[name].values[alive] for name in _TEXTS)]))
         texts = texts[texts >= 0]
         number = np.full(len(self.texts) + 1, -1)
         number[texts] = np.arange(len(texts))
         kept = self.texts.only(texts)
         self._clear()
-        self.texts, self._ids, slots = kept, ids, np.arange(len(alive))
-        self._fill()
-        self.set(slots, held | {name: number[held[name]] for name in _TEXTS})
-        self.place(slots, owner, number[sites])
+        self._ids, self.texts = ids, kept
+        for name, column in self._columns.items():  # each goes before the next comes: all twice are a lot
+            values = columns.pop(name).values[alive]
+            column.append(number[values] if name in _TEXTS else values)
+        self.place(np.arange(len(alive)), owner, number[sites])
 
     def _read(self, con: duckdb.DuckDBPyConnection) -> None:
         self.texts.intern(coverage_log.names(con, "coverage_text"))

@@ -15,7 +15,7 @@ from stream import commands, jemalloc
 from stream.terminal import clean
 
 WITH_JEMALLOC = {"reconciler"}
-"""The verbs that run for long on DuckDB's state. Others gain nothing."""
+"""The verbs whose DuckDB is at its limit for long. A worker gains nothing by it."""
 
 
 class Verbs(click.Group):

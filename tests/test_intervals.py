@@ -141,6 +141,20 @@ def test_serials_held_beside_an_event(events: list[Event], cut: int) -> None:
     assert len(rows) == len(expected)
 
 
+def test_a_serial_that_only_shares_a_hash_is_not_held() -> None:
+    made = [Event(name, "allocated", START, "s", name, 0, 0, None, None, ["x"]) for name in ("a", "b")]
+    con = load(made, 1)
+    con.execute("UPDATE interval_open SET serials = [hash('x'), hash('y')]")
+    con.execute(
+        "CREATE TABLE asked AS SELECT t, allocation_id, serial, serial AS key "
+        "FROM (SELECT *, unnest(['x', 'y']) AS serial FROM allocation)"
+    )
+    query = (
+        f"SELECT allocation_id, serial, beside FROM ({intervals.beside_serial(con, 'asked')}) ORDER BY ALL"
+    )
+    assert con.execute(query).fetchall() == [("a", "x", 1), ("a", "y", 0), ("b", "x", 1), ("b", "y", 0)]
+
+
 @settings(max_examples=60)
 @given(EVENTS, st.integers(0, 12))
 def test_no_serial_that_several_hold_is_passed_over(events: list[Event], cut: int) -> None:

@@ -3,11 +3,13 @@
 `python -m deploy.precompile`; does nothing where numba is not installed.
 """
 
+import numpy as np
 import pyarrow as pa
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from rules import keys
 from rules.asof import Intervals
+from rules.reconciler.runs import Entries, merge
 from schemas.columns import WORTH_LOADING, decode
 from schemas.events import EVENTS
 from stream.record_batches import Kept, read, unread
@@ -27,6 +29,8 @@ def main() -> None:
     intervals = Intervals()
     intervals.at(ids, ids)
     intervals.until(ids, ids)
+    ascending = ids.view(np.uint64)
+    merge("", [Entries.of(ascending, ids, ids, ids)], None).find(ascending)
 
 
 if __name__ == "__main__":

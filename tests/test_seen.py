@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rules.growing import ranges
 from rules.reconciler import runs, seen
 from rules.reconciler.runs import Entries, Words
 from rules.reconciler.seen import Seen
@@ -58,6 +59,24 @@ def test_a_dict_with_rollbacks(steps: list[tuple[list[int], bool]]) -> None:
     index.refresh()
     assert found(index, [0, 1, 2, 3, 4, 1 << 61, (1 << 61) + 1, 1 << 63, (1 << 64) - 1]) == sorted(model)
     assert len(index) == len(model)
+
+
+some_keys = st.lists(st.integers(0, 300) | st.integers(0, (1 << 64) - 1), min_size=1, max_size=200)
+
+
+@given(held=some_keys, asked=some_keys)
+def test_the_compiled_look_up_answers_as_the_plain_one(held: list[int], asked: list[int]) -> None:
+    search = pytest.importorskip("rules.reconciler.run_search")
+    run = runs.merge("", [entries(held)], None)
+    shift, every = runs._shift(run.filter), run.entries.key
+    marked, plain = np.zeros_like(run.filter), np.zeros_like(run.filter)
+    search.mark(marked, shift, every)
+    runs._plain_mark(plain, every)
+    assert marked.tolist() == plain.tolist() == run.filter.tolist()
+    wanted: Words = np.array(sorted({*asked, *held[::2]}), np.uint64)
+    expected = [place for place, key in enumerate(sorted(held)) if key in {*asked, *held[::2]}]
+    assert ranges(*search.find(every, marked, shift, wanted)).tolist() == expected
+    assert run._plain_find(wanted).tolist() == expected
 
 
 @pytest.mark.parametrize("on_disk", [False, True])

@@ -17,12 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from rules.growing import ranges
+from rules.keys import WORTH_LOADING
 from schemas.errors import SekishoError
+from schemas.loops import loops
 
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 Bits = npt.NDArray[np.uint8]
 
+_SEARCH = "rules.reconciler.run_search"
 _WORDS = 4
 _CHUNK = 1 << 17  # entries merged at a time
 
@@ -109,6 +112,12 @@ class Run:
 
     def find(self, keys: Words) -> Ints:
         """The positions of all entries with one of the keys, which ascend."""
+        search = loops(_SEARCH, len(keys) >= WORTH_LOADING)
+        if search is None:
+            return self._plain_find(keys)
+        return ranges(*search.find(self.entries.key, self.filter, _shift(self.filter), keys))
+
+    def _plain_find(self, keys: Words) -> Ints:
         held = self.entries.key
         keys = keys[np.flatnonzero(_marked(self.filter, keys))]
         first = np.searchsorted(held, keys)
@@ -191,9 +200,14 @@ def _filter_bytes(count: int) -> int:
     return 1 << max(count - 1, 0).bit_length()
 
 
+def _shift(bits: Bits) -> np.uint64:
+    """By how much to shift a key right for the number of its bit."""
+    return np.uint64(64 - (8 * len(bits) - 1).bit_length())
+
+
 def _bit(bits: Bits, keys: Words) -> tuple[Ints, Bits]:
     """(byte, value within it) of the bit of each key."""
-    number = keys >> np.uint64(64 - (8 * len(bits) - 1).bit_length())
+    number = keys >> _shift(bits)
     return (number >> np.uint64(3)).view(np.int64), _BIT[(number & np.uint64(7)).view(np.int64)]
 
 
@@ -208,6 +222,14 @@ def _marked(bits: Bits, keys: Words) -> npt.NDArray[np.uint8]:
 
 def _mark(bits: Bits, keys: Words) -> None:
     """Sets the bits of ascending keys."""
+    search = loops(_SEARCH, len(keys) >= WORTH_LOADING)
+    if search is not None:
+        search.mark(bits, _shift(bits), keys)
+    else:
+        _plain_mark(bits, keys)
+
+
+def _plain_mark(bits: Bits, keys: Words) -> None:
     at, value = _bit(bits, keys)
     firsts = np.flatnonzero(np.concatenate([[True], at[1:] != at[:-1]]))
     bits[at[firsts]] |= np.bitwise_or.reduceat(value, firsts)

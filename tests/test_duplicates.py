@@ -282,12 +282,6 @@ def test_equal_hashes_of_different_ids_are_told_apart(monkeypatch: pytest.Monkey
     assert engine.apart == {("s", "2"): {old[1].place: 0, clash.place: 0}}
 
 
-@given(st.lists(st.integers(0, 3) | st.integers(0, (1 << 64) - 1), max_size=40))
-def test_the_order_of_keys_that_differ_in_low_bits_only(numbers: list[int]) -> None:
-    order = duplicates._order(np.array(numbers, np.uint64))
-    assert [numbers[place] for place in order] == sorted(numbers)
-
-
 def test_a_hash_is_the_same_wherever_the_row_is() -> None:
     con = duckdb.connect()
     rows = pa.table({"source": ["a", "a", "ab", "a"], "event_id": ["b", "c", "", "b"]})

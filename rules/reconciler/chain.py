@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from rules.asof import FOREVER, Intervals, Ints, Keys, Runs, Segments
-from rules.growing import Growing
+from rules.growing import Growing, ascending
 from rules.reconciler import state
 from rules.reconciler.intervals import CHAIN_COLUMNS, LATEST
 from rules.reconciler.pieces import keys
@@ -175,7 +175,7 @@ class Chains:
         for latest in ("", _LATEST):  # nearly always there is one a time
             rows = self._con.sql(_ALLOCATED.format(events=events, latest=latest)).to_arrow_table()
             slot, t = _ints(rows, "slot"), _ints(rows, "t")
-            order = np.lexsort((t, slot))
+            order = ascending(keys(slot, t))
             slot, t = slot[order], t[order]
             if not ((slot[1:] == slot[:-1]) & (t[1:] == t[:-1])).any():
                 break

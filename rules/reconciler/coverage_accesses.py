@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rules.asof import Ints
+from rules.growing import ascending
 from rules.reconciler.coverage_open import Open
 from rules.reconciler.coverage_scope import PASSED, Scope
 from rules.reconciler.pieces import Mask, keys
@@ -36,7 +37,7 @@ class Accesses:
 
     def ordered(self) -> "Accesses":
         """In the order of owner and time."""
-        return self[np.argsort(keys(self.owner, self.at))] if len(self.at) else self
+        return self[ascending(keys(self.owner, self.at))]
 
 
 def read(

@@ -42,7 +42,9 @@ def parts(held: Open, others: Mask, calls: Accesses, now: int) -> Iterator[tuple
 
 def cut(calls: Accesses, held: Open, slots: Ints, now: int) -> Ongoing:
     """The pieces of the allocations in `slots` (ascending) up to `now`; `calls` names no others."""
-    group = np.searchsorted(slots, calls.owner)
+    position = np.empty(len(held["is_open"]), np.int32)
+    position[slots] = np.arange(len(slots))
+    group = position[calls.owner].astype(np.int64)
     new = np.ones(len(group), bool)
     new[1:] = (group[1:] != group[:-1]) | (calls.at[1:] != calls.at[:-1])
     counts = np.bincount(group[new], minlength=len(slots)) + 1
@@ -64,6 +66,8 @@ def cut(calls: Accesses, held: Open, slots: Ints, now: int) -> Ongoing:
     how = held["requested"][slots][owner] | (shown[owner] <= end)
     runs = np.zeros(len(start), bool)
     runs[pasts - 1] = True
-    kept = np.flatnonzero(end > start)
-    pieces = Pieces(owner[kept], start[kept], end[kept], owner[kept], how[kept], runs[kept])
+    pieces = Pieces(owner, start, end, owner, how, runs)
+    kept = end > start
+    if not kept.all():
+        pieces = pieces[np.flatnonzero(kept)]
     return Ongoing(slots, pieces, start[pasts - 1], np.where(shown <= now, shown, -1))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rules.asof import FOREVER, Ints
+from rules.growing import ascending
 from rules.reconciler.pieces import keys
 from rules.reconciler.state import least, moment
 from rules.reconciler.store import allocation_events
@@ -231,7 +232,7 @@ def shared(con: duckdb.DuckDBPyConnection, asked: str) -> npt.NDArray[np.uint64]
     codes, owner = np.unique(spans["code"], return_inverse=True)
     if len(codes) == len(owner):
         return codes[:0]
-    order = np.argsort(keys(owner, spans["low"]))
+    order = ascending(keys(owner, spans["low"]))
     owner, low, high = owner[order], spans["low"][order], spans["high"][order]
     overlaps = (owner[1:] == owner[:-1]) & (low[1:] < high[:-1])
     return codes[np.unique(owner[1:][overlaps])]

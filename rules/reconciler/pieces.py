@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rules.asof import Ints
+from rules.growing import ascending
 
 Mask = npt.NDArray[np.bool_]
 
@@ -128,7 +129,7 @@ class _Cuts:
         times = (named.allocation_at, named.access_at, named.placement_at, named.since[marked])
         group, at = np.concatenate(groups), np.concatenate(times)
         key = keys(group, at)
-        order = np.argsort(key)
+        order = ascending(key)
         ordered = key[order]
         new = np.ones(len(key), bool)
         new[1:] = ordered[1:] != ordered[:-1]

@@ -10,8 +10,8 @@ import ctypes.util
 import os
 import sys
 
-SETTINGS = "narenas:1,oversize_threshold:0,dirty_decay_ms:2000"
-"""What one thread frees serves the others; large blocks stay for two seconds, too, for whoever asks next."""
+SETTINGS = "narenas:1,oversize_threshold:0,dirty_decay_ms:10000"
+"""What one thread frees serves the others; large blocks stay for ten seconds, too, for whoever asks next."""
 
 _STARTED_AGAIN = "SEKISHO_STARTED_AGAIN"
 

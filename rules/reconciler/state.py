@@ -19,6 +19,13 @@ _VERSION = "version"
 _LARGE = 10_000
 """Rows."""
 
+_IN_MEMORY = {"memory_limit": "1GB"}
+
+_IN_A_FILE = {
+    "memory_limit": "400MB",  # what is in a file need not be in memory
+    "block_allocator_memory": "300MB",  # kept for blocks, which come and go by the thousand in each step
+}
+
 _SETTINGS = (
     # finding the best compression takes longer than all else in a commit, for a file that may be deleted
     "SET force_compression = 'dictionary'",
@@ -32,10 +39,9 @@ _SETTINGS = (
 
 def connect(folder: Path | None) -> duckdb.DuckDBPyConnection:
     """Opens the state in `folder`, or a new one in memory. Raises SekishoError when it cannot be opened."""
-    memory_limit = "1GB" if folder is None else "400MB"  # what is in a file need not be in memory
-    path = ":memory:" if folder is None else str(folder / FILE)
+    path, config = (":memory:", _IN_MEMORY) if folder is None else (str(folder / FILE), _IN_A_FILE)
     try:
-        con = duckdb.connect(path, config={"threads": "1", "memory_limit": memory_limit})
+        con = duckdb.connect(path, config={"threads": "1", **config})
     except duckdb.Error as error:
         line = str(error).partition("\n")[0]
         raise SekishoError(

@@ -99,6 +99,7 @@ class Coverage:
         accesses, calls = coverage_accesses.read(con, held, scope, before, now)
         ongoing = _go_on(held, scope, calls, references, now, step)
         events = coverage_events.read(con, held, scope, accesses, before, now, events_of)
+        del accesses, calls
         again = _cut_again(held, events, references, now, step)
         parts = [*ongoing, *again]
         if parts:

@@ -13,13 +13,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rules.asof import Ints, Runs
-from rules.growing import Growing, distinct
+from rules.growing import Growing
 from rules.keys import Keys
 from rules.reconciler import coverage_log
 from rules.reconciler.coverage_log import CHAIN, PIECE, TEXTS
 
 LEAST = 10_000
 """Rows of the log, and slots, up to which nothing is written anew."""
+
+_LOGGED_AT_ONCE = 1 << 18  # records: those of a million slots, with their columns, are 90 MB
 
 _TEXTS = (*TEXTS, "site_id")
 
@@ -132,15 +134,19 @@ class Open:
 
     def _log(self, con: duckdb.DuckDBPyConnection, changed: Ints, chained: Ints) -> None:
         for dtype, slots in ((PIECE, changed), (CHAIN, chained)):
-            columns = {name: self[name][slots] for name in dtype.names or () if name != "slot"}
-            coverage_log.append(con, coverage_log.records(dtype, columns | {"slot": slots}))
+            for some in np.array_split(slots, len(slots) // _LOGGED_AT_ONCE + 1):
+                columns = {name: self[name][some] for name in dtype.names or () if name != "slot"}
+                coverage_log.append(con, coverage_log.records(dtype, columns | {"slot": some}))
 
     def _renumber(self, alive: Ints) -> None:
         """Lets all slots but these go, which get new numbers, and all texts that they do not have."""
         ids, columns = self._ids.only(alive), self._columns
         owner, (sites,) = self.sites.gather(alive)
-        texts = distinct(np.concatenate([sites, *(columns[name].values[alive] for name in _TEXTS)]))
-        texts = texts[texts >= 0]
+        used = np.zeros(len(self.texts) + 1, bool)  # the last is for -1
+        used[sites] = True
+        for name in _TEXTS:
+            used[columns[name].values[alive]] = True
+        texts = np.flatnonzero(used[:-1])
         number = np.full(len(self.texts) + 1, -1)
         number[texts] = np.arange(len(texts))
         kept = self.texts.only(texts)

@@ -1,9 +1,11 @@
 """Numpy arrays that grow at their end at amortised cost; positions of many runs at once; numbers in order."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+Number = TypeVar("Number", np.int64, np.uint64)
 
 
 class Growing:
@@ -51,7 +53,7 @@ def ranges(firsts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.
     return positions
 
 
-def distinct(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def distinct(values: npt.NDArray[Number]) -> npt.NDArray[Number]:
     """The distinct values, ascending. `np.unique` hashes them, which takes forty times as long as to sort."""
     ordered = np.sort(values)
     first = np.ones(len(ordered), bool)
@@ -59,19 +61,18 @@ def distinct(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return ordered[first]
 
 
-def ascending(keys: npt.NDArray[np.int64] | npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+def ascending(keys: npt.NDArray[Number]) -> npt.NDArray[np.int64]:
     """The positions of some numbers, none of which is negative, in ascending order of these; of equal ones in
     any.
 
     To sort numbers takes half as long as to sort positions by them. So positions are put into the low bits,
     and the numbers that only differ there are looked at last.
     """
-    keys = keys.view(np.uint64)
     if len(keys) == 0:
         return np.empty(0, np.int64)
     low = np.uint64((1 << len(keys).bit_length()) - 1)
-    room = min(64 - int(keys.max()).bit_length(), 63)
-    placed = ((keys << np.uint64(room)) & ~low) | np.arange(len(keys), dtype=np.uint64)
+    room = np.uint64(min(64 - int(keys.max()).bit_length(), 63))
+    placed = ((keys.view(np.uint64) << room) & ~low) | np.arange(len(keys), dtype=np.uint64)
     order: npt.NDArray[np.int64] = (np.sort(placed) & low).view(np.int64)
     ordered = keys[order]
     return order if (ordered[1:] >= ordered[:-1]).all() else np.argsort(keys)

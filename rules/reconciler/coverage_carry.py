@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from rules.asof import Ints
+from rules.growing import distinct
 from rules.reconciler.coverage_calls import Ongoing
 from rules.reconciler.coverage_events import Events
 from rules.reconciler.coverage_links import Judged
@@ -63,7 +64,7 @@ def carry(held: Open, scope: Scope, events: Events, judged: Judged, until: Ints,
     _place(held, slots, last, events)
     ended = _ended(held, scope.ids, judged, np.flatnonzero(~pieces.open))
     return Carried(
-        np.union1d(was_open, slots),
+        distinct(np.append(was_open, slots)),
         slots,
         pa.concat_tables([before, ended]),
         _placements(scope, events, last),

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rules.asof import FOREVER, Ints
-from rules.growing import ascending
+from rules.growing import ascending, distinct
 from rules.reconciler.pieces import keys
 from rules.reconciler.state import least, moment
 from rules.reconciler.store import allocation_events
@@ -229,13 +229,13 @@ def shared(con: duckdb.DuckDBPyConnection, asked: str) -> npt.NDArray[np.uint64]
     """
     since = _since(con, asked)
     spans = con.sql(_SPANS.format(asked=asked, since=since, forever=FOREVER)).fetchnumpy()
-    codes, owner = np.unique(spans["code"], return_inverse=True)
-    if len(codes) == len(owner):
-        return codes[:0]
-    order = ascending(keys(owner, spans["low"]))
-    owner, low, high = owner[order], spans["low"][order], spans["high"][order]
+    order = ascending(spans["code"])
+    codes = spans["code"][order]
+    owner = np.cumsum(np.append(False, codes[1:] != codes[:-1]))[: len(codes)]
+    order = order[ascending(keys(owner, spans["low"][order]))]
+    low, high = spans["low"][order], spans["high"][order]
     overlaps = (owner[1:] == owner[:-1]) & (low[1:] < high[:-1])
-    return codes[np.unique(owner[1:][overlaps])]
+    return distinct(codes[1:][overlaps])
 
 
 def _since(con: duckdb.DuckDBPyConnection, asked: str) -> str:

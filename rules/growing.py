@@ -65,8 +65,8 @@ def ascending(keys: npt.NDArray[Number]) -> npt.NDArray[np.int64]:
     """The positions of some numbers, none of which is negative, in ascending order of these; of equal ones in
     any.
 
-    To sort numbers takes half as long as to sort positions by them. So positions are put into the low bits,
-    and the numbers that only differ there are looked at last.
+    To sort numbers takes half as long as to sort positions by them. So positions take the place of the low
+    bits; only where numbers that differ in these alone come out wrong are positions sorted after all.
     """
     if len(keys) == 0:
         return np.empty(0, np.int64)

@@ -273,6 +273,7 @@ def test_any_steps_in_any_order_give_what_a_plain_loop_gives(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coverage_open, "LEAST", data.draw(st.sampled_from([-100, 0, 10_000])))
+        patch.setattr(coverage_open, "AT_ONCE", data.draw(st.sampled_from([1, 1000])))
         patch.setattr(coverage_calls, "CHUNK", data.draw(st.sampled_from([1, 1000])))
         _any_steps(events, versions, data)
 
@@ -312,6 +313,18 @@ def test_memory_is_bounded_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine()
     engine.step(events, 20, VERSIONS)
     assert engine.seen() == pieces(events, VERSIONS, 20)
+    assert len(engine.seen()) == 18
+
+
+def test_what_is_logged_in_parts_is_read_again_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coverage_open, "AT_ONCE", 2)
+    events = [event("allocation", n, allocation_id=str(n)) for n in range(9)]
+    later = [event("access", n + 11, allocation_id=str(n)) for n in range(9)]
+    engine = Engine()
+    engine.step(events, 10, VERSIONS)
+    engine.coverage.forget()
+    engine.step(later, 30)
+    assert engine.seen() == pieces([*events, *later], VERSIONS, 30)
     assert len(engine.seen()) == 18
 
 

@@ -21,7 +21,8 @@ from rules.reconciler.coverage_log import CHAIN, PIECE, TEXTS
 LEAST = 10_000
 """Rows of the log, and slots, up to which nothing is written anew."""
 
-_LOGGED_AT_ONCE = 1 << 18  # records: those of a million slots, with their columns, are 90 MB
+AT_ONCE = 1 << 18
+"""Records made at once: those of a million slots, with their columns, are 90 MB."""
 
 _TEXTS = (*TEXTS, "site_id")
 
@@ -134,7 +135,7 @@ class Open:
 
     def _log(self, con: duckdb.DuckDBPyConnection, changed: Ints, chained: Ints) -> None:
         for dtype, slots in ((PIECE, changed), (CHAIN, chained)):
-            for some in np.array_split(slots, len(slots) // _LOGGED_AT_ONCE + 1):
+            for some in np.array_split(slots, len(slots) // AT_ONCE + 1):
                 columns = {name: self[name][some] for name in dtype.names or () if name != "slot"}
                 coverage_log.append(con, coverage_log.records(dtype, columns | {"slot": some}))
 

@@ -316,6 +316,18 @@ def test_memory_is_bounded_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(engine.seen()) == 18
 
 
+def test_an_access_at_the_watermark_begins_a_piece_once_that_has_a_length() -> None:
+    allocation, access = event("allocation", 0), event("access", 8)
+    engine = Engine()
+    engine.step([allocation], 5, VERSIONS)
+    engine.step([access], 8)
+    assert engine.seen() == pieces([allocation, access], VERSIONS, 8)
+    assert len(engine.seen()) == 1
+    engine.step([], 12)
+    assert engine.seen() == pieces([allocation, access], VERSIONS, 12)
+    assert len(engine.seen()) == 2
+
+
 def test_what_is_logged_in_parts_is_read_again_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coverage_open, "AT_ONCE", 2)
     events = [event("allocation", n, allocation_id=str(n)) for n in range(9)]

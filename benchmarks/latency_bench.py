@@ -50,7 +50,7 @@ def run(size: Size) -> dict[str, Any]:
     with LocalKafka() as kafka, tempfile.TemporaryDirectory(prefix="sekisho-bench-") as scratch:
         _make_topics(kafka.bootstrap)
         folder = Path(scratch)
-        with Paced(kafka.bootstrap, POOL) as producer:
+        with Paced(kafka.bootstrap, PARTITIONS, POOL) as producer:
             most = _saturation(kafka.bootstrap, folder, producer)
             rates = sorted({1_000.0, 10_000.0, float(MOST), most / 2, most * 0.8})
             with _Watched(kafka.bootstrap, folder) as watched:

@@ -26,7 +26,7 @@ def soak(rate: float, seconds: float, every: float, partitions: int) -> dict[str
         folder = Path(scratch)
         options = ("--brokers", kafka.bootstrap, "--lake", str(folder / "lake"))
         worker = Running(folder / "worker.log", "worker", *options, "--partitions", str(partitions))
-        with Paced(kafka.bootstrap, POOL) as producer, worker:
+        with Paced(kafka.bootstrap, partitions, POOL) as producer, worker:
             references = producer.references()
             wait_until(lambda: worker.metric("custody_events_landed_total") >= references, "references land")
             producer.begin(Run(rate, seconds, time.time()))

@@ -53,7 +53,7 @@ def run(size: Size) -> dict[str, Any]:
         with KafkaAdminClient(bootstrap_servers=kafka.bootstrap) as admin:
             create_missing(admin, [*TOPICS, FINDINGS], PARTITIONS)
         planter = partial(plant, moments=moments, until=seconds)
-        producer = stack.enter_context(Paced(kafka.bootstrap, RATE * seconds, planter))
+        producer = stack.enter_context(Paced(kafka.bootstrap, PARTITIONS, RATE * seconds, planter))
         watched = stack.enter_context(_Watched(kafka.bootstrap, folder, producer))
         shipped, shares = watched.through(producer, seconds)
         with closing(

@@ -45,7 +45,7 @@ CONSUMER_HOOKS = ("_key_deserializer", "_isolation_level", "_auto_offset_reset",
 
 # While records wait to be taken, the next request to their broker asks for the idle partitions only: every
 # other one then waits for its answer, with Faust's setting for a second and a half.
-FETCH_BYTES = 1 << 20  # that a fetch waits for
+FETCH_BYTES = 4 << 20  # that a fetch waits for
 FETCH_MS = 250  # for so long: each costs some 0.5 ms, however few records it brings
 BRISK_MS = 50  # where they come fast, so that the last of a backlog need not wait
 BRISK = 10 << 20  # bytes a second

@@ -36,7 +36,7 @@ class Joined:
     `sku_unknown` (null unless the stream has models), `future`, `broker_time`; `t` (the event time),
     `stream`, `parties` (how many candidate parties are in force), `sku` and `controlled` (null unless the
     stream has models), `country` (the normalised `source_country`), and the columns of the versions in
-    force, named like `P.status`, dictionary-encoded, null where none is.
+    force, named like `P.status`, texts and lists dictionary-encoded, null where none is.
 
     `serials`: one per distinct serial of an event: `row` (position in `rows`), `serial`, and columns like
     `X.sku`.
@@ -139,26 +139,13 @@ def _gather(
 ) -> dict[str, pa.Array]:
     """The wanted columns of the versions in these rows, named with the prefix.
 
-    They are dictionary-encoded, so that an authorization with a thousand parties that covers ten thousand
-    events is copied once, and DuckDB looks into one copy.
+    Texts and lists are dictionary-encoded, so that an authorization with a thousand parties that covers ten
+    thousand events is copied once, and DuckDB looks into one copy.
     """
     record = PREFIXES[prefix]
     names = [name for name in references.names(record) if columns is None or f"{prefix}.{name}" in columns]
-    if not names:
-        return {}
-    encoded = pa.array(rows, mask=rows < 0).dictionary_encode()
-    distinct = encoded.dictionary.to_numpy()
-    taken = references.columns(record, distinct, names, encode=True)
-    return {
-        f"{prefix}.{name}": _spread(column, encoded.indices)
-        for name, column in zip(names, taken, strict=True)
-    }
-
-
-def _spread(column: pa.Array, indices: pa.Int32Array) -> pa.DictionaryArray:
-    if isinstance(column, pa.DictionaryArray):
-        return pa.DictionaryArray.from_arrays(column.indices.take(indices), column.dictionary)
-    return pa.DictionaryArray.from_arrays(indices, column)
+    taken = references.columns(record, rows, names, encode=True) if names else []
+    return {f"{prefix}.{name}": column for name, column in zip(names, taken, strict=True)}
 
 
 def _serials(

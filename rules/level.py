@@ -56,7 +56,7 @@ class Fired:
 
 
 class _Source:
-    """What DuckDB scans under one name; its batch changes."""
+    """What DuckDB scans under one name; its batch changes. To bind takes the schema, to scan the array."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
         self._connection, self._name = connection, name
@@ -67,12 +67,16 @@ class _Source:
         """Let this batch be what is scanned; other columns than before make a new view."""
         self.batch = batch
         if self._schema is None or not batch.schema.equals(self._schema):
-            self._connection.register(self._name, self)
             self._schema = batch.schema
+            self._connection.register(self._name, self)
 
-    def __arrow_c_stream__(self, requested_schema: object = None) -> Any:
+    def __arrow_c_schema__(self) -> Any:
+        assert self._schema is not None, "nothing to scan"
+        return self._schema.__arrow_c_schema__()
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> Any:
         assert self.batch is not None, "nothing to scan"
-        return self.batch.__arrow_c_stream__(requested_schema)
+        return self.batch.__arrow_c_array__(requested_schema)
 
 
 class Level:

@@ -206,7 +206,8 @@ def _findings(events: pa.RecordBatch, firings: pa.RecordBatch, judge: Judge) -> 
     rules = [judge.rules[rule_id] for rule_id in of.dictionary.to_pylist()]
     named = pc.binary_join_element_wise(firings["rule_id"], subject, "\n").dictionary_encode()
     ids = [_digest(text) for text in named.dictionary.cast(pa.binary()).to_pylist()]
-    taken = ("party_id", "allocation_id", "source", "event_id", *COORDINATES.names, "occurred_at")
+    names = ("party_id", "allocation_id", "source", "event_id", *COORDINATES.names, "occurred_at")
+    taken = events.select(names).take(at)
     return _batch(
         {
             "finding_id": pa.array(ids, pa.string()).take(named.indices),
@@ -215,7 +216,7 @@ def _findings(events: pa.RecordBatch, firings: pa.RecordBatch, judge: Judge) -> 
             "severity": pa.array([str(rule.severity) for rule in rules]).take(of.indices),
             "subject": subject,
             "message": _messages(rules, of.indices, subject),
-            **{name: events[name].take(at) for name in taken},
+            **dict(zip(names, taken.columns, strict=True)),
             "state": pa.repeat("provisional", len(at)),
         },
         _FINDINGS,

@@ -182,7 +182,7 @@ class References:
     ) -> list[pa.Array]:
         """Columns (without prefix) of the versions in the given rows, as rules compare them; null for -1.
 
-        With `encode`, texts and lists of which there are few come dictionary-encoded.
+        With `encode`, what `RowStore.take` says comes dictionary-encoded.
         """
         missing = set(names) - set(self.names(record))
         assert not missing, f"{record.name}: {missing} not held; name them when References is made"

@@ -13,7 +13,7 @@ from rules.lists import Chunks, Lists
 
 Mask = npt.NDArray[np.bool_]
 
-_FEW = 1 << 12  # different texts or lists of a column that come as a dictionary
+_FEW = 1 << 12  # different texts or lists of a column whose dictionary is all of them
 
 _NULLS = "are null"  # a bit for each field
 
@@ -59,10 +59,11 @@ class RowStore:
     def take(self, rows: Ints, columns: Sequence[str], encode: bool = False) -> list[pa.Array]:
         """The given columns of the given rows, in order; null for -1.
 
-        With `encode`, texts and lists of which there are few come dictionary-encoded.
+        With `encode`, all but numbers, truth values and times come dictionary-encoded: of what many rows
+        share there is one copy.
         """
         others = [name for name in columns if name not in self._fixed]
-        taken = dict(zip(others, self._others.take(rows, others), strict=True))
+        taken = dict(zip(others, self._take_others(rows, others, encode), strict=True))
         if len(others) < len(columns):
             missing = rows < 0
             held = self._held(rows, missing)
@@ -83,9 +84,21 @@ class RowStore:
         if name not in self._coded:
             return pa.array(values, mask=nulls).view(self._fixed[name])
         coded = self._coded[name]
-        if encode and len(coded) <= _FEW:
-            return pa.DictionaryArray.from_arrays(pa.array(values, mask=nulls), self._dictionary(name))
-        return coded.take(np.where(nulls, -1, values.astype(np.int64)))
+        if not encode:
+            return coded.take(np.where(nulls, -1, values.astype(np.int64)))
+        codes = pa.array(values, mask=nulls)
+        if len(coded) <= _FEW:
+            return pa.DictionaryArray.from_arrays(codes, self._dictionary(name), safe=False)
+        codes = codes.dictionary_encode()
+        numbers = codes.dictionary.to_numpy().astype(np.int64)
+        return pa.DictionaryArray.from_arrays(codes.indices, coded.take(numbers), safe=False)
+
+    def _take_others(self, rows: Ints, columns: Sequence[str], encode: bool) -> list[pa.Array]:
+        if not (columns and encode):
+            return self._others.take(rows, columns)
+        encoded = pa.array(rows, mask=rows < 0).dictionary_encode()
+        distinct = self._others.take(encoded.dictionary.to_numpy(), columns)
+        return [pa.DictionaryArray.from_arrays(encoded.indices, column) for column in distinct]
 
     def _dictionary(self, name: str) -> pa.Array:
         """All texts or lists of a column, by number: made once for all batches."""

@@ -5,7 +5,7 @@ beside it lacks. Here only times, and places within a batch, are written into by
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -22,8 +22,10 @@ from stream.simulation.messages import Encoded
 Ints = npt.NDArray[np.int64]
 Batches = dict[tuple[str, int], bytes]
 
-BATCH_RECORDS = 64
-"""Records in a batch at most: the places of so many take a byte each (KIP-98: zigzag, base 128)."""
+BATCH_RECORDS = 1 << 9
+"""Records in a batch at most: less than the megabyte that a broker takes. The places of so many take two bytes
+(KIP-98: zigzag, base 128), and those of the first `_NEAR` one."""
+_NEAR = 1 << 6
 
 _TIME = b'"occurred_at":"'
 _SENT_LENGTH = len("2026-03-02T00:00:00.000")
@@ -31,7 +33,7 @@ _TIME_LENGTH = len("2026-03-02T00:00:00.000000")
 _ID = b'{"event_id":"'
 _ROUND_LENGTH = 4
 _ROUND = b"0" * _ROUND_LENGTH + b"-"
-_DELTA_AT = 2  # in a record behind its length: attributes and timestamp delta come first
+_PLACE_AT = 2  # in a record behind its length: attributes and timestamp delta come first
 _HEADER = struct.Struct(">qiibI")
 _CHECKED = struct.Struct(">hiqqqhii")
 _MAGIC = 2
@@ -57,13 +59,13 @@ class LiveEvents:
     def __init__(self, blocks: Iterable[Iterable[Encoded]], partitions: int) -> None:
         topics: list[str] = []
         keys: list[bytes] = []
-        records: list[bytes] = []
+        values: list[bytes] = []
         at: list[float] = []
         for block in blocks:
-            for topic, key, record, happened in _in_order(block, len(at)):
+            for topic, key, value, happened in _in_order(block, len(at)):
                 topics.append(topic)
                 keys.append(key)
-                records.append(record)
+                values.append(value)
                 at.append(happened)
         names = sorted(set(topics))
         self._places = [(name, partition) for name in names for partition in range(partitions)]
@@ -72,16 +74,8 @@ class LiveEvents:
         order = np.argsort(place, kind="stable")  # records lie by place, then by number
         self._numbers = place[order] * len(at) + order  # ascending
         self._at = np.array(at)[order]
-        records = [records[number] for number in order.tolist()]
-        self._data = np.frombuffer(bytearray(b"".join(records)), np.uint8)
-        self._ends = np.cumsum([0, *map(len, records)])
-        begins = self._ends[:-1]
-        self._delta_at = begins + [_varint_length(record) + _DELTA_AT for record in records]
-        # Every place as if a time stood there: written whole, ten times as fast as byte by byte.
-        places = len(self._data) - _TIME_LENGTH + 1
-        self._times = np.ndarray((places,), f"V{_TIME_LENGTH}", self._data.data, strides=(1,))
-        self._time_at = begins + [record.index(_TIME) + len(_TIME) for record in records]
-        self._id_at = begins + [record.index(_ID) + len(_ID) for record in records]
+        pairs = [(keys[number], values[number]) for number in order.tolist()]
+        self._near, self._far = (_Laid([_record(*pair, room) for pair in pairs], room) for room in (1, 2))
         self._round = 0
 
     def __len__(self) -> int:
@@ -100,9 +94,8 @@ class LiveEvents:
 
     def _begin_round(self, number: int) -> None:
         if number != self._round:
-            assert number < 10**_ROUND_LENGTH, "no more event ids"
-            digits = np.frombuffer(b"%0*d" % (_ROUND_LENGTH, number), np.uint8)
-            self._data[self._id_at[:, None] + np.arange(_ROUND_LENGTH)] = digits
+            self._near.begin_round(number)
+            self._far.begin_round(number)
             self._round = number
 
     def _part(self, first: int, last: int, start: float, rate: float) -> Iterator[Batches]:
@@ -110,8 +103,11 @@ class LiveEvents:
         of_place = np.arange(len(self._places)) * len(self)
         lows, highs = (np.searchsorted(self._numbers, of_place + number) for number in (first, last))
         rows = ranges(lows, highs - lows)
-        self._stamp(rows, start, rate)
-        self._data[self._delta_at[rows]] = 2 * ((rows - np.repeat(lows, highs - lows)) % BATCH_RECORDS)
+        places = (rows - np.repeat(lows, highs - lows)) % BATCH_RECORDS
+        happened = ((start + self._at[rows] / rate) * 1e6).astype("datetime64[us]")
+        texts = np.datetime_as_string(happened, unit="us").astype(f"U{_TIME_LENGTH}")
+        for laid, those in ((self._near, places < _NEAR), (self._far, places >= _NEAR)):
+            laid.fill_in(rows[those], places[those], texts[those])
         while (lows < highs).any():
             nexts = np.minimum(lows + BATCH_RECORDS, highs)
             yield {
@@ -120,22 +116,57 @@ class LiveEvents:
             }
             lows = nexts
 
-    def _stamp(self, rows: Ints, start: float, rate: float) -> None:
-        happened = ((start + self._at[rows] / rate) * 1e6).astype("datetime64[us]")
-        texts = np.datetime_as_string(happened, unit="us").astype(f"U{_TIME_LENGTH}")
-        self._times[self._time_at[rows]] = texts.view(np.uint32).astype(np.uint8).view(self._times.dtype)
-
     def _batch(self, low: int, high: int) -> bytes:
         """The records that lie from `low` to `high` (excluded) as a record batch; the broker stamps it."""
-        count = high - low
-        records = self._data[self._ends[low] : self._ends[high]].tobytes()
-        checked = _CHECKED.pack(0, count - 1, 0, 0, -1, -1, -1, count) + records
+        count, near = high - low, min(low + _NEAR, high)
+        checked = b"".join(
+            (
+                _CHECKED.pack(0, count - 1, 0, 0, -1, -1, -1, count),
+                self._near.records(low, near),
+                self._far.records(near, high),
+            )
+        )
         length = _HEADER.size + len(checked) - 12  # but for its first offset and itself
         return _HEADER.pack(0, length, -1, _MAGIC, crc32c(checked)) + checked
 
 
+class _Laid:
+    """Records one behind the other, each with `room` bytes for its place in a batch."""
+
+    def __init__(self, records: Sequence[bytes], room: int) -> None:
+        self._room = room
+        self._data = np.frombuffer(bytearray(b"".join(records)), np.uint8)
+        self._ends = np.cumsum([0, *map(len, records)])
+        begins = self._ends[:-1]
+        self._place_at = begins + [_varint_length(record) + _PLACE_AT for record in records]
+        self._time_at = begins + [record.index(_TIME) + len(_TIME) for record in records]
+        self._id_at = begins + [record.index(_ID) + len(_ID) for record in records]
+        # Every byte as if a time began there: written whole, ten times as fast as byte by byte.
+        begin = len(self._data) - _TIME_LENGTH + 1
+        self._times = np.ndarray((begin,), f"V{_TIME_LENGTH}", self._data.data, strides=(1,))
+
+    def begin_round(self, number: int) -> None:
+        """Give all events the ids of a round."""
+        assert number < 10**_ROUND_LENGTH, "no more event ids"
+        digits = np.frombuffer(b"%0*d" % (_ROUND_LENGTH, number), np.uint8)
+        self._data[self._id_at[:, None] + np.arange(_ROUND_LENGTH)] = digits
+
+    def fill_in(self, rows: Ints, places: Ints, times: npt.NDArray[np.str_]) -> None:
+        """Write the places in their batches, and the event times, into these records."""
+        self._times[self._time_at[rows]] = times.view(np.uint32).astype(np.uint8).view(self._times.dtype)
+        zigzag, at = 2 * places, self._place_at[rows]
+        if self._room == 1:
+            self._data[at] = zigzag
+        else:
+            self._data[at] = zigzag & 127 | 128
+            self._data[at + 1] = zigzag >> 7
+
+    def records(self, low: int, high: int) -> bytes:
+        return self._data[self._ends[low] : self._ends[high]].tobytes()
+
+
 def _in_order(block: Iterable[Encoded], before: int) -> Iterator[tuple[str, bytes, bytes, float]]:
-    """A block's events by arrival: topic, key, record, and when it happened (`LiveEvents`). `before` is how
+    """A block's events by arrival: topic, key, value, and when it happened (`LiveEvents`). `before` is how
     many events came before the block."""
     streams = list(block)
     arrivals = np.concatenate([stream.arrivals for stream in streams])
@@ -150,12 +181,13 @@ def _in_order(block: Iterable[Encoded], before: int) -> Iterator[tuple[str, byte
     for i, when in zip(order.tolist(), at.tolist(), strict=True):
         head, tail = values[i][: cuts[i]], values[i][cuts[i] + _SENT_LENGTH :]
         value = head.replace(_ID, _ID + _ROUND, 1) + b"0" * _TIME_LENGTH + tail
-        yield topics[i], keys[i], _record(keys[i], value), when
+        yield topics[i], keys[i], value, when
 
 
-def _record(key: bytes, value: bytes) -> bytes:
-    """A record of a batch of magic 2, whose place in it (offset delta) is still to be filled in."""
-    body = b"".join((bytes(3), _varint(len(key)), key, _varint(len(value)), value, bytes(1)))
+def _record(key: bytes, value: bytes, room: int) -> bytes:
+    """A record of a batch of magic 2 with so many bytes for its place in it (offset delta)."""
+    before = bytes(_PLACE_AT + room)  # attributes, timestamp delta, place
+    body = b"".join((before, _varint(len(key)), key, _varint(len(value)), value, bytes(1)))
     return _varint(len(body)) + body
 
 

@@ -22,7 +22,7 @@ from benchmarks.live_events import Batches, LiveEvents, bench_of_today
 from stream.simulation.clock import iso
 from stream.simulation.world import World
 
-CHUNK_SECONDS = 0.01  # between two looks at what is due
+CHUNK_SECONDS = 0.02  # between two looks at what is due
 MOST_SECONDS = 0.05  # of events shipped in one go when behind
 MOST_UNANSWERED = 32  # requests
 ALL = -1  # replicas that acknowledge

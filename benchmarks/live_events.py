@@ -23,8 +23,8 @@ Ints = npt.NDArray[np.int64]
 Batches = dict[tuple[str, int], bytes]
 
 BATCH_RECORDS = 1 << 9
-"""Records in a batch at most: less than the megabyte that a broker takes. The places of so many take two bytes
-(KIP-98: zigzag, base 128), and those of the first `_NEAR` one."""
+"""Records in a batch at most: less than the megabyte that a broker takes. The places of so many take two
+bytes (KIP-98: zigzag, base 128), and those of the first `_NEAR` one."""
 _NEAR = 1 << 6
 
 _TIME = b'"occurred_at":"'

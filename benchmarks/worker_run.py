@@ -1,4 +1,4 @@
-"""Worker processes from their first read to their end in good order, measured from outside."""
+"""Worker processes from their first read to their last commit, measured from outside."""
 
 import contextlib
 import time
@@ -39,9 +39,9 @@ def land(
 ) -> Taken:
     """Runs workers on `folder`/lake until it has `total` records, `before` of them from earlier.
 
-    Measured from when some have been read, none of them judged, to the end of all in good order, the last
-    commit included; reading those is a tenth of what they cost. `options` are further ones of `sekisho
-    worker`. Raises RuntimeError when they do not land everything.
+    Measured from when some have been read, none of them judged, until all can be read in the lake; reading
+    those is a tenth of what they cost. CPU counts to the end of the processes in good order. `options` are
+    further ones of `sekisho worker`. Raises RuntimeError when they do not land everything.
     """
     lake = folder / "lake"
     disk = _bytes(lake)
@@ -56,14 +56,14 @@ def land(
         for each in running:
             each.ask_to_stop()  # it lands what it has read
         spent = sum(each.ended() for each in running)
-    seconds = time.monotonic() - at
+    seconds = _last_commit(lake) - at
     if (rows := _rows(lake)) != total:
         raise RuntimeError(f"{rows:,} of {total:,} records have landed")
     return Taken(total - before, seconds, spent - start, rss, _bytes(lake) - disk)
 
 
 def _when_read(running: Sequence[Running], wanted: int) -> float:
-    """Waits until the workers say that they have read as many; returns when.
+    """Waits until the workers say that they have read as many; returns when (Unix time).
 
     Each time that they are asked costs them some 4 ms: seldom until, at their pace, it is about to be.
     """
@@ -71,11 +71,17 @@ def _when_read(running: Sequence[Running], wanted: int) -> float:
     while (at := time.monotonic()) < began + LAND_SECONDS:
         read = sum(int(each.metric("custody_events_read_total")) for each in running)
         if read >= wanted:
-            return time.monotonic()
+            return time.time()
         first = read if first is None else first
         left = (wanted - read) / (read - first) * (at - began) if read > first else 0.0
         time.sleep(min(max(0.7 * left, LEAST_SECONDS), MOST_SECONDS))
     raise RuntimeError(f"no {wanted:,} records were read within {LAND_SECONDS:.0f} s")
+
+
+def _last_commit(lake: Path) -> float:
+    """When the newest entry of raw's log had its name (Unix time): it is written under another and synced."""
+    newest = max((lake / "raw" / "_delta_log").glob("*.json"))
+    return newest.stat().st_ctime
 
 
 def _rows(lake: Path) -> int:

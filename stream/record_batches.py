@@ -156,7 +156,7 @@ def _scanned(batches: Sequence[memoryview]) -> pa.RecordBatch:
     keys, values = _Texts(whole), _Texts(whole)
     row, listed = 0, []
     for piece in _pieces(batches):
-        data = np.frombuffer(b"".join(piece), dtype=np.uint8)
+        data = np.frombuffer(piece[0] if len(piece) == 1 else b"".join(piece), dtype=np.uint8)
         ends = np.cumsum([len(batch) for batch in piece])
         first, row = row, fast().scan(data, ends, row, offsets, times, headers, *keys.parts, *values.parts)
         listed.append(_headers_at(data, headers[first:row]))

@@ -43,12 +43,16 @@ FAUST_HOOKS: dict[Any, dict[str, tuple[str, ...]]] = {
 CONSUMER_HOOKS = ("_key_deserializer", "_isolation_level", "_auto_offset_reset", "_subscription", "_fetcher")
 """Private attributes of aiokafka's consumer: three are set before it starts, the others are read."""
 
+FETCHER_HOOKS = ("_fetch_max_wait_ms", "_fetch_min_bytes")
+"""Private attributes of aiokafka's fetcher that are set before each fetch."""
+
 # While records wait to be taken, the next request to their broker asks for the idle partitions only: every
 # other one then waits for its answer, with Faust's setting for a second and a half.
-FETCH_BYTES = 4 << 20  # that a fetch waits for
+FETCH_BYTES = 1 << 20  # that a fetch waits for
 FETCH_MS = 250  # for so long: each costs some 0.5 ms, however few records it brings
-BRISK_MS = 50  # where they come fast, so that the last of a backlog need not wait
-BRISK = 10 << 20  # bytes a second
+BRISK = 10 << 20  # bytes a second: where they come as fast, fetches wait
+BRISK_MS = 50  # less long, so that the last of a backlog need not wait,
+BRISK_BYTES = 4 << 20  # and for more, unless there is a backlog: then some are asked for that have less
 
 HELD_BACK_SECONDS = 0.05  # for which a call waits while Faust holds partitions back
 
@@ -134,17 +138,23 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 fetch.epoch = epoch
             together.setdefault(tp.topic, (tp, []))[1].extend(fetches)
         if together or not is_held_back:
-            self._pace(sum(fetch.bytes for _, fetches in together.values() for fetch in fetches))
+            fetched = sum(fetch.bytes for _, fetches in together.values() for fetch in fetches)
+            is_behind = any(
+                fetches[-1].end < (consumer.highwater(tp) or 0) for tp, fetches in records.items()
+            )
+            self._pace(fetched, is_behind)
         return {tp: [fetches] for tp, fetches in together.values()}
 
-    def _pace(self, fetched: int) -> None:
-        """Set for how long the next fetch may wait, by how fast these bytes have come."""
+    def _pace(self, fetched: int, is_behind: bool) -> None:
+        """Set for what and how long the next fetch may wait, by how fast these bytes have come, and whether
+        the brokers have more."""
         now = time.monotonic()
         is_brisk = fetched > BRISK * (now - self._fetched_at)
         self._fetched_at = now
         fetcher = self._ensure_consumer()._fetcher
-        assert hasattr(fetcher, "_fetch_max_wait_ms"), "aiokafka's fetcher has changed"
+        assert all(hasattr(fetcher, name) for name in FETCHER_HOOKS), "aiokafka's fetcher has changed"
         fetcher._fetch_max_wait_ms = BRISK_MS if is_brisk else FETCH_MS
+        fetcher._fetch_min_bytes = BRISK_BYTES if is_brisk and not is_behind else FETCH_BYTES
 
     def _assignment(self) -> Any:
         subscription = self._ensure_consumer()._subscription.subscription

@@ -21,7 +21,9 @@ from stream import fetches, transport
 from stream.fetches import COLUMNS, Fetch, to_arrow
 from stream.record_batches import from_rows
 from stream.transport import (
+    BRISK_BYTES,
     BRISK_MS,
+    FETCH_BYTES,
     FETCH_MS,
     HELD_BACK_SECONDS,
     STALE,
@@ -260,7 +262,10 @@ def test_fetches_of_an_assignment_that_was_not_sought_are_stale(monkeypatch: pyt
     class Subscribed:
         def __init__(self) -> None:
             self._subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=object()))
-            self._fetcher = SimpleNamespace(_fetch_max_wait_ms=0)
+            self._fetcher = SimpleNamespace(_fetch_max_wait_ms=0, _fetch_min_bytes=0)
+
+        def highwater(self, tp: TopicPartition) -> int:
+            return 1
 
         def assignment(self) -> set[TopicPartition]:
             return {here}
@@ -307,30 +312,52 @@ def test_no_call_waits_long_for_some_partitions_while_others_are_held_back(
     consumer = SimpleNamespace(assignment=lambda: {held, other})
     monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", fetched)
     thread = ConsumerThread.__new__(ConsumerThread)
-    paced: list[int] = []
-    for name, value in {"_assignment": lambda: None, "_pace": paced.append}.items():
-        monkeypatch.setattr(thread, name, value)
+    paced: list[tuple[int, bool]] = []
+    monkeypatch.setattr(thread, "_assignment", lambda: None)
+    monkeypatch.setattr(thread, "_pace", lambda fetched, is_behind: paced.append((fetched, is_behind)))
     for active in ({held, other}, {other}):
         asyncio.run(thread._fetch_records(consumer, active, 1.0))
     assert waits == [1.0, HELD_BACK_SECONDS]
-    assert paced == [0]  # that nothing came while some were held back says nothing of how much comes
+    assert paced == [(0, False)]  # that nothing came while some were held back says nothing of how much comes
 
 
-def test_a_fetch_waits_long_only_where_little_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    consumer, now = SimpleNamespace(_fetcher=SimpleNamespace(_fetch_max_wait_ms=0)), 1000.0
+@pytest.mark.parametrize(("high", "is_behind"), [(8, False), (9, True), (None, False)])
+def test_there_is_a_backlog_where_a_log_goes_on_behind_what_came(
+    high: int | None, is_behind: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partition = TopicPartition("t", 0)
+
+    async def fetched(*_: Any) -> dict[TopicPartition, list[Fetch]]:
+        return {partition: [Fetch("t", 0, 3, 5), Fetch("t", 0, 5, 8)]}
+
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", fetched)
+    consumer = SimpleNamespace(assignment=lambda: {partition}, highwater=lambda _: high)
+    thread = ConsumerThread.__new__(ConsumerThread)
+    paced: list[tuple[int, bool]] = []
+    monkeypatch.setattr(thread, "_assignment", lambda: None)
+    monkeypatch.setattr(thread, "_pace", lambda fetched, is_behind: paced.append((fetched, is_behind)))
+    asyncio.run(thread._fetch_records(consumer, {partition}, 1.0))
+    assert paced == [(0, is_behind)]
+
+
+def test_a_fetch_waits_long_only_where_little_comes_and_for_much_only_where_nothing_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fetcher, now = SimpleNamespace(_fetch_max_wait_ms=0, _fetch_min_bytes=0), 1000.0
     monkeypatch.setattr("stream.transport.time.monotonic", lambda: now)
     thread = ConsumerThread.__new__(ConsumerThread)
-    monkeypatch.setattr(thread, "_ensure_consumer", lambda: consumer)
+    monkeypatch.setattr(thread, "_ensure_consumer", lambda: SimpleNamespace(_fetcher=fetcher))
 
-    def wait(seconds: float, fetched: int) -> int:
+    def waits(seconds: float, fetched: int, is_behind: bool = False) -> tuple[int, int]:
         nonlocal now
         now += seconds
-        thread._pace(fetched)
-        return int(consumer._fetcher._fetch_max_wait_ms)
+        thread._pace(fetched, is_behind)
+        return fetcher._fetch_max_wait_ms, fetcher._fetch_min_bytes
 
-    assert wait(0.25, 1 << 20) == FETCH_MS  # 4 MiB a second
-    assert wait(0.05, 1 << 20) == BRISK_MS  # 20
-    assert wait(0.05, 0) == FETCH_MS
+    assert waits(0.25, 1 << 20) == (FETCH_MS, FETCH_BYTES)  # 4 MiB a second
+    assert waits(0.05, 1 << 20) == (BRISK_MS, BRISK_BYTES)  # 20
+    assert waits(0.05, 1 << 20, is_behind=True) == (BRISK_MS, FETCH_BYTES)
+    assert waits(0.05, 0) == (FETCH_MS, FETCH_BYTES)
 
 
 @pytest.mark.parametrize("name", ["_fetch_records", "_create_worker_consumer", "call_thread"])

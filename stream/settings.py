@@ -67,7 +67,7 @@ class Settings:
     batch_rows: int = _setting(33_000, "Judge what was read once it has this many records,", least=1)
     batch_bytes: int = _setting(32 * MIB, "… or this many bytes of values,", least=1)
     batch_ms: int = _setting(
-        80,
+        100,
         "… or has waited for this many milliseconds; a second, where that is longer, as long as it has "
         "fewer than a fortieth of --batch-rows.",
         least=1,

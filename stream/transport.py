@@ -139,10 +139,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             together.setdefault(tp.topic, (tp, []))[1].extend(fetches)
         if together or not is_held_back:
             fetched = sum(fetch.bytes for _, fetches in together.values() for fetch in fetches)
-            is_behind = any(
-                fetches[-1].end < (consumer.highwater(tp) or 0) for tp, fetches in records.items()
+            mine = consumer.assignment()
+            ends = (
+                (fetches[-1].end, consumer.highwater(tp)) for tp, fetches in records.items() if tp in mine
             )
-            self._pace(fetched, is_behind)
+            self._pace(fetched, is_behind=any(end < (log_end or 0) for end, log_end in ends))
         return {tp: [fetches] for tp, fetches in together.values()}
 
     def _pace(self, fetched: int, is_behind: bool) -> None:

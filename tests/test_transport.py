@@ -321,9 +321,11 @@ def test_no_call_waits_long_for_some_partitions_while_others_are_held_back(
     assert paced == [(0, False)]  # that nothing came while some were held back says nothing of how much comes
 
 
-@pytest.mark.parametrize(("high", "is_behind"), [(8, False), (9, True), (None, False)])
-def test_there_is_a_backlog_where_a_log_goes_on_behind_what_came(
-    high: int | None, is_behind: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("highs", "is_behind"), [({0: 8}, False), ({0: 9}, True), ({0: None}, False), ({}, False)]
+)
+def test_there_is_a_backlog_where_a_log_of_ours_goes_on_behind_what_came(
+    highs: Mapping[int, int | None], is_behind: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     partition = TopicPartition("t", 0)
 
@@ -331,7 +333,8 @@ def test_there_is_a_backlog_where_a_log_goes_on_behind_what_came(
         return {partition: [Fetch("t", 0, 3, 5), Fetch("t", 0, 5, 8)]}
 
     monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", fetched)
-    consumer = SimpleNamespace(assignment=lambda: {partition}, highwater=lambda _: high)
+    mine = {TopicPartition("t", number) for number in highs}
+    consumer = SimpleNamespace(assignment=lambda: mine, highwater=lambda tp: highs[tp.partition])
     thread = ConsumerThread.__new__(ConsumerThread)
     paced: list[tuple[int, bool]] = []
     monkeypatch.setattr(thread, "_assignment", lambda: None)

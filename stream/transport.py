@@ -49,7 +49,7 @@ FETCHER_HOOKS = ("_fetch_max_wait_ms", "_fetch_min_bytes")
 # While records wait to be taken, the next request to their broker asks for the idle partitions only: every
 # other one then waits for its answer, with Faust's setting for a second and a half.
 FETCH_BYTES = 1 << 20  # that a fetch waits for
-FETCH_MS = 250  # for so long: each costs some 0.5 ms, however few records it brings
+FETCH_MS = 250  # for so long: each costs 0.5 ms however little it brings, some ms if from 48 partitions
 BRISK = 10 << 20  # bytes a second: where they come as fast, fetches wait
 BRISK_MS = 50  # less long, so that the last of a backlog need not wait,
 BRISK_BYTES = 4 << 20  # and for more, unless there is a backlog: then some are asked for that have less

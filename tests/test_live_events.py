@@ -74,6 +74,21 @@ def test_what_is_not_filled_in_is_what_the_profile_made(blocks: Sequence[Sequenc
     assert sorted((topic, key, settled(orjson.dumps(value))) for topic, _, key, value in sent) == wanted
 
 
+def test_no_batch_is_larger_than_a_broker_takes(
+    blocks: Sequence[Sequence[Encoded]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A producer that had fallen behind sent too much at one time (error 10)."""
+    monkeypatch.setattr("benchmarks.live_events.BATCH_RECORDS", 100)
+    live = LiveEvents(blocks, PARTITIONS)
+    counts = [
+        sum(1 for _ in MemoryRecords(data).next_batch())
+        for batches in live.sent(0, len(live), START.timestamp(), RATE)
+        for data in batches.values()
+    ]
+    assert (max(counts), sum(counts)) == (100, len(live))
+    assert len(shipped(live, 0, len(live))) == len(live)
+
+
 def settled(value: bytes) -> bytes:
     """A value without its event time and its id's round."""
     value = re.sub(rb'"occurred_at":"[^"]*"', b"", value)
